@@ -1,0 +1,244 @@
+"""One noise term: where values are dropped, how often, what is shared, what takes their place.
+
+Every published dropout for recurrent networks is a set of such terms. A term turns a value v into
+
+    v <- m * (s * v) + (1 - m) * fill        m ~ law(rate)
+
+with m drawn independently along the axes in `over` and shared along all others. Its text form,
+`site:rate@over>fill~law!scale`, is also what a saved model stores:
+
+    x:0.5@BTF           ordinary dropout on the layer's input
+    x:0.5@BF h:0.2@BF   one mask per sequence, on the input and on the recurrent read
+    c:0.5@BTF>prev      zoneout on the LSTM cell
+
+A site is where noise acts: x layer input, h recurrent read (only where it enters the recurrent
+kernel), y layer output, W and U kernel and recurrent kernel, i f g o and z r n the gates and
+candidate of LSTM and GRU (g also names GRU's n), c LSTM cell, s hidden state as carried and
+emitted, state all carried states with one coin, emb rows of an embedding table.
+
+Axes: B sample, T timestep, F feature or unit, G gate, V vocabulary id, I and O rows and columns of
+a weight. T may come in blocks of k steps (T/k), as a Markov chain that redraws with probability
+rho (T~rho), or in spans of at most L steps (T[L], also F[L]).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Real
+from typing import Literal
+
+from lapse.errors import LapseError
+from lapse.rules import AXES, GATES, check_term, rate_text
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_TERM = re.compile(
+    rf"(?P<site>\w+):(?P<rate>learned|-?{_NUMBER}(?:@{_NUMBER})?(?:,{_NUMBER}(?:@{_NUMBER})?)*)"
+    rf"@(?P<over>(?:[A-Z](?:/\d+|~{_NUMBER}|\[\d+\])?)+)"
+    rf"(?:>(?P<fill>\w+|-?{_NUMBER}))?(?:~(?P<law>[a-z]+))?(?:!(?P<scale>[a-z]+))?"
+)
+_AXIS = re.compile(rf"([A-Z])(?:(/)(\d+)|(~)({_NUMBER})|(\[)(\d+)\])?")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A rate that moves linearly between points `(progress, rate)`, both in [0, 1].
+
+    Text form: `0,0@.2,.3@.5,0`, where `@` gives the progress of training and the first and last
+    point stand at 0 and 1.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        try:
+            points = tuple((float(at), float(rate)) for at, rate in self.points)
+        except (TypeError, ValueError):
+            raise LapseError(
+                f"the schedule {self.points!r} is no sequence of pairs of numbers; write e.g. "
+                "((0.0, 0.0), (0.5, 0.3), (1.0, 0.0))."
+            ) from None
+        object.__setattr__(self, "points", points)
+        progress = [at for at, _ in points]
+        rising = all(a <= b for a, b in pairwise(progress))
+        if len(progress) < 2 or progress[0] != 0 or progress[-1] != 1 or not rising:
+            raise LapseError(
+                f"the schedule {points!r} must run from progress 0 to 1 in rising order; "
+                "write e.g. 0,0@.2,.3@.5,0."
+            )
+
+    @staticmethod
+    def parse(text: str) -> Schedule:
+        parts = [part.partition("@")[::2] for part in text.split(",")]
+        ends = {0: "0", len(parts) - 1: "1"}
+        if any(not at and n not in ends for n, (_, at) in enumerate(parts)):
+            raise LapseError(
+                f"the schedule '{text}' has an inner point without its progress; "
+                "write rate@progress there, e.g. 0,0@.2,.3@.5,0."
+            )
+        return Schedule(
+            tuple((float(at or ends[n]), float(rate)) for n, (rate, at) in enumerate(parts))
+        )
+
+    def __str__(self) -> str:
+        inner = [f"{rate!r}@{at!r}" for at, rate in self.points[1:-1]]
+        return ",".join([repr(self.points[0][1]), *inner, repr(self.points[-1][1])])
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis that a mask is independent along: `T`, or `T/4`, `T~0.1`, `T[5]`."""
+
+    name: str
+    kind: str = ""  # "/", "~" or "["; the number that goes with it is `size`
+    size: float = 0
+
+    def __str__(self) -> str:
+        number = repr(self.size) if self.kind == "~" else str(int(self.size))
+        return self.name + {"": "", "[": f"[{number}]"}.get(self.kind, self.kind + number)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One noise: `v <- m * (s * v) + (1 - m) * fill` at one site.
+
+    Args:
+        site: where it acts, one of `rules.SITES`.
+        rate: probability of dropping, in [0, 1); or a `Schedule`; or "learned". For the continuous
+            laws it sets the variance of the multiplier, rate / (1 - rate), the one of inverted
+            Bernoulli dropout.
+        over: the axes the mask is independent along, e.g. "BTF"; shared along all others.
+        fill: what stands in for a dropped value: a number, "prev" (zoneout: keep the old value) or
+            "mean".
+        law: "bern" (keep or drop), "gauss", "uniform", or "concrete" (relaxed Bernoulli).
+        scale: "inv" (train m/(1-rate), evaluate as is), "exp" (train m, evaluate times 1-rate),
+            "none" (train m, evaluate as is). Default: "exp" on gates, "inv" elsewhere, and no
+            scale where fill is "prev".
+
+    Raises:
+        LapseError: when a part is unknown or the parts can't go together.
+    """
+
+    site: str
+    rate: float | Schedule | Literal["learned"]
+    over: str
+    fill: float | Literal["prev", "mean"] = 0.0
+    law: str = "bern"
+    scale: str | None = None
+
+    def __post_init__(self) -> None:
+        axes = sorted(_axes(self.over), key=lambda axis: AXES.find(axis.name))
+        object.__setattr__(self, "over", "".join(map(str, axes)))
+        for name, words in (("rate", ("learned",)), ("fill", ("prev", "mean"))):
+            value = getattr(self, name)
+            if isinstance(value, Real) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+            elif not (value in words if isinstance(value, str) else isinstance(value, Schedule)):
+                raise LapseError(
+                    f"the {name} {value!r} at {self.site} is no number; write a number"
+                    f"{' in [0, 1)' if name == 'rate' else ''}, or {' or '.join(words)}."
+                )
+        if self.scale is None and self.fill != "prev":
+            object.__setattr__(self, "scale", "exp" if self.site in GATES else "inv")
+        check_term(self)
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The axes of `over`, by letter."""
+        return {axis.name: axis for axis in _axes(self.over)}
+
+    def __str__(self) -> str:
+        fill = "" if self.fill == 0 else f">{self.fill}"
+        law = "" if self.law == "bern" else f"~{self.law}"
+        default = None if self.fill == "prev" else "exp" if self.site in GATES else "inv"
+        scale = "" if self.scale in (None, default) else f"!{self.scale}"
+        return f"{self.site}:{rate_text(self.rate)}@{self.over}{fill}{law}{scale}"
+
+
+def parse(text: str) -> tuple[Term, ...]:
+    """Reads terms separated by blanks; the inverse of `' '.join(map(str, terms))`.
+
+    Raises:
+        LapseError: names the term that can't be read, or the rule that it breaks.
+    """
+    terms = []
+    for part in text.split():
+        match = _TERM.fullmatch(part)
+        if not match:
+            raise LapseError(
+                f"'{part}' is not a noise term; write site:rate@over>fill~law!scale with the last "
+                "three optional, e.g. x:0.5@BTF or c:0.5@BTF>prev."
+            )
+        site, rate, over, fill, law, scale = match.groups()
+        terms.append(Term(site, _rate(rate), over, _fill(fill), law or "bern", scale))
+    return tuple(terms)
+
+
+def _rate(text: str) -> float | Schedule | Literal["learned"]:
+    if text == "learned":
+        return "learned"
+    return Schedule.parse(text) if "," in text else _single_rate(text)
+
+
+def _single_rate(text: str) -> float:
+    if "@" in text:
+        raise LapseError(f"the schedule '{text}' has one point; write two or more, e.g. 0,.3@.5,0.")
+    return float(text)
+
+
+def _fill(text: str | None) -> float | Literal["prev", "mean"]:
+    if text is None:
+        return 0.0
+    if text == "prev":
+        return "prev"
+    if text == "mean":
+        return "mean"
+    try:
+        return float(text)
+    except ValueError:
+        raise LapseError(f"the fill '{text}' is unknown; write a number, prev or mean.") from None
+
+
+def _axes(over: str) -> list[Axis]:
+    found = list(_AXIS.finditer(over)) if isinstance(over, str) else []
+    letters = {match[1] for match in found}
+    if not found or "".join(match.group() for match in found) != over or letters - set(AXES):
+        raise LapseError(
+            f"'{over}' is not a list of axes; write letters of {AXES}, T also as T/4, T~0.1, T[5]."
+        )
+    axes = []
+    for match in found:
+        name, *rest = match.groups()
+        kind, size = next(((rest[n], rest[n + 1]) for n in (0, 2, 4) if rest[n]), ("", "0"))
+        if float(size) > 2**31:
+            raise LapseError(f"'{over}' asks for runs of {size}; write a length below 2**31.")
+        axes.append(Axis(name, kind, float(size)))
+    return axes
+
+
+def collect(noise: object) -> tuple[Term, ...]:
+    """The terms of what a user gave as `noise=`, those with rate 0 left out.
+
+    Args:
+        noise: None, text, a `Term`, a form (anything with `terms`), or a list or tuple of these.
+
+    Raises:
+        LapseError: for anything else, and for text or rates that make no legal term.
+    """
+    if noise is None:
+        terms: tuple[Term, ...] = ()
+    elif isinstance(noise, str):
+        terms = parse(noise)
+    elif isinstance(noise, Term):
+        terms = (noise,)
+    elif isinstance(noise, (list, tuple)):
+        terms = tuple(term for part in noise for term in collect(part))
+    elif isinstance(getattr(noise, "terms", None), tuple):
+        terms = noise.terms  # type: ignore[attr-defined]
+    else:
+        raise LapseError(
+            f"noise={noise!r} is no noise; give a form such as lapse.Zoneout(), terms as text such "
+            "as 'x:0.5@BF', or a list of these."
+        )
+    return tuple(term for term in terms if term.rate != 0)

@@ -1,0 +1,131 @@
+"""From terms to mask slots: all that a step of a cell, or a kernel, needs to know.
+
+A slot is one place where a step multiplies by a mask; `cells.py` shows where each stands. Papers
+end here: a term at site c with fill 0, say, becomes the same mask on the slots i and f.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from lapse.errors import LapseError
+from lapse.noise import Term, collect
+from lapse.rules import SITES, check
+
+GATES = {"LSTM": "ifgo", "GRU": "zrn", "SimpleRNN": "s"}  # in the order of the kernel's columns
+STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
+
+
+class Masks(NamedTuple):
+    """One mask a slot: None (no noise), a number (evaluation), or an array.
+
+    Arrays have the axes (batch, timesteps, gates, width), each of size 1 where the mask is shared.
+    Width is features for x and units elsewhere; W and U are (rows, columns) of their weight.
+    k_c and k_h say how far a state moves towards its new value: 1 update, 0 keep.
+    """
+
+    x: Any = None
+    h: Any = None
+    W: Any = None
+    U: Any = None
+    i: Any = None
+    f: Any = None
+    g: Any = None
+    o: Any = None
+    z: Any = None
+    r: Any = None
+    n: Any = None
+    s: Any = None
+    k_c: Any = None
+    k_h: Any = None
+    y: Any = None
+
+
+class Draw(NamedTuple):
+    """A term and the number of its random stream, the same wherever the term acts."""
+
+    term: Term
+    kind: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `cell` does with its noise: for each slot in use, the draws that multiply there."""
+
+    cell: str
+    slots: tuple[tuple[str, tuple[Draw, ...]], ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(dict.fromkeys(draw.term for _, draws in self.slots for draw in draws))
+
+
+def plan(noise: object, cell: str) -> Plan:
+    """The slots of `cell` ("LSTM", "GRU", "SimpleRNN") that `noise` fills.
+
+    Args:
+        noise: None, text, a term, a form, or a list of these.
+
+    Raises:
+        LapseError: for a term that can't act in this cell, or that no layer can run yet.
+    """
+    terms = collect(noise)
+    if cell not in GATES:
+        raise LapseError(
+            f"there is no layer for the cell '{cell}'; write one of {', '.join(GATES)}."
+        )
+    check(terms, cell)
+    return _plan(terms, cell)
+
+
+@lru_cache
+def _plan(terms: tuple[Term, ...], cell: str) -> Plan:
+    slots: dict[str, list[Draw]] = {}
+    for draw in streams(terms):
+        for slot in _slots(draw.term, cell):
+            slots.setdefault(slot, []).append(draw)
+    return Plan(cell, tuple((slot, tuple(draws)) for slot, draws in slots.items()))
+
+
+def streams(terms: tuple[Term, ...]) -> list[Draw]:
+    """Gives each term its own random stream: by site, and by order among terms of one site."""
+    seen: dict[str, int] = {}
+    draws = []
+    for term in terms:
+        _runnable(term)
+        order = seen[term.site] = seen.get(term.site, -1) + 1
+        if order == 4:
+            raise LapseError(f"{term} is the fifth term at {term.site}; at most 4 have streams.")
+        draws.append(Draw(term, SITES.index(term.site) | order << 6))
+    return draws
+
+
+def _runnable(term: Term) -> None:
+    """The algebra is wider than what layers run; say so instead of running something else."""
+    if not isinstance(term.rate, float):
+        raise LapseError(
+            f"{term} has a rate that changes in training, which no layer runs yet; write a number."
+        )
+    if (term.fill != "prev" and term.fill != 0) or (
+        term.fill == "prev" and term.site in ("x", "y")
+    ):
+        raise LapseError(
+            f"{term} fills {term.site} with {term.fill}, which no layer runs yet; leave it out."
+        )
+
+
+def _slots(term: Term, cell: str) -> tuple[str, ...]:
+    keeps = term.fill == "prev"
+    if term.site == "state":
+        if keeps:
+            return ("k_c", "k_h") if cell == "LSTM" else ("k_h",)
+        return ("i", "f", "o") if cell == "LSTM" else ("s",)
+    if term.site == "c":
+        return ("k_c",) if keeps else ("i", "f")
+    if term.site == "s":
+        return ("k_h",) if keeps else (("o",) if cell == "LSTM" else ("s",))
+    if term.site == "g" and cell == "GRU":
+        return ("n",)
+    return (term.site,)

@@ -1,0 +1,263 @@
+"""The ten rules that say which noise terms can work, each with its reason and a way out.
+
+ 1  What a cell carries elementwise (LSTM c, GRU s, state) must not be scaled up: no `inv`.
+ 2  Scaling it down at evaluation (`exp`) is legal but forgets geometrically: a warning.
+ 3  `>prev` needs a previous value and takes no scale; other fills belong to x, y and emb.
+ 4  Gates scale at evaluation; `inv` would push the carrying gates f and z above 1.
+ 5  G belongs to x and h, which several gates read; B and T never to a weight.
+ 6  V belongs to emb; blocks, chains and spans run along T, spans also along F.
+ 7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1.
+ 8  A learned rate needs a relaxed law.
+ 9  A site must exist in the cell; cells linear in h have neither h nor U.
+10  Padding takes no part: a mask of a real step never depends on padded ones, and each direction
+    has its own stream. `masks.py` draws so that this holds.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NoReturn
+
+from lapse.errors import LapseError
+
+if TYPE_CHECKING:
+    from lapse.noise import Term
+
+SITES = ("x", "h", "y", "W", "U", "i", "f", "g", "o", "z", "r", "n", "c", "s", "state", "emb")
+GATES = ("i", "f", "g", "o", "z", "r", "n")
+CELLS = {  # the sites of each cell; the last three are linear in h, with no recurrent kernel
+    "LSTM": ("x", "h", "y", "W", "U", "i", "f", "g", "o", "c", "s", "state"),
+    "GRU": ("x", "h", "y", "W", "U", "z", "r", "n", "g", "s", "state"),
+    "SimpleRNN": ("x", "h", "y", "W", "U", "s", "state"),
+    "minGRU": ("x", "y", "W", "z", "n", "s", "state"),
+    "SRU": ("x", "y", "W", "f", "r", "c", "state"),
+    "QRNN": ("x", "y", "W", "f", "o", "c", "state"),
+}
+AXES = "BTFGVIO"
+LAWS = ("bern", "gauss", "uniform", "concrete")
+SCALES = ("inv", "exp", "none")
+
+
+def check_term(term: Term) -> None:
+    """Raises `LapseError` where the parts of `term` can't go together in any cell."""
+    for rule in (_known, _rate_range, _prev, _gate, _axes_of_site, _runs, _law, _learned):
+        rule(term)
+    if term.site in ("c", "state"):
+        _no_growth(term, "the state it multiplies is carried from step to step")
+
+
+def check(terms: Iterable[Term], cell: str) -> None:
+    """Raises `LapseError` where a term can't act in `cell` (a key of `CELLS`); warns of rule 2."""
+    if cell not in CELLS:
+        raise LapseError(f"the cell '{cell}' is unknown; write one of {', '.join(CELLS)}.")
+    for term in terms:
+        _has_site(term, cell)
+        if _carried(term, cell):
+            _no_growth(term, f"{cell} carries {term.site} elementwise from step to step")
+            _forgets(term)
+
+
+def rate_text(rate: object) -> str:
+    """A rate as the text form writes it."""
+    return repr(rate) if isinstance(rate, float) else str(rate)
+
+
+def _refuse(term: Term, why: str, instead: str) -> NoReturn:
+    raise LapseError(f"{term} can't work: {why}; {instead}.")
+
+
+def _known(term: Term) -> None:
+    for part, value, known in (
+        ("site", term.site, SITES),
+        ("law", term.law, LAWS),
+        ("scale", term.scale, (*SCALES, None)),
+    ):
+        if value not in known:
+            names = ", ".join(str(name) for name in known if name)
+            raise LapseError(f"the {part} '{value}' in {term} is unknown; write one of {names}.")
+
+
+def _rate_range(term: Term) -> None:
+    if term.rate == "learned":
+        return
+    rates = [rate for _, rate in term.rate.points] if hasattr(term.rate, "points") else [term.rate]
+    for rate in rates:
+        if not 0 <= rate < 1:
+            _refuse(
+                term,
+                f"the rate {rate!r} is no probability of dropping in [0, 1)",
+                "write 0 for no noise, at most a number below 1 for a lot",
+            )
+
+
+def _no_growth(term: Term, because: str) -> None:
+    """Rule 1."""
+    if term.fill != "prev" and term.scale == "inv":
+        _refuse(
+            term,
+            f"{because}, so a unit that is kept grows by 1/(1-rate) each step (at rate 0.5 it "
+            "passes 10^59 after 200 steps)",
+            f"write {_with(term, scale='exp', law='bern')}, or "
+            f"{_with(term, fill='prev', scale=None, law='bern')} to keep "
+            "the old value (zoneout)",
+        )
+
+
+def _carried(term: Term, cell: str) -> bool:
+    """LSTM and SimpleRNN read s only through the recurrent kernel; GRU mixes it elementwise."""
+    return term.site in ("c", "state") or (term.site == "s" and cell not in ("LSTM", "SimpleRNN"))
+
+
+def _forgets(term: Term) -> None:
+    """Rule 2."""
+    if term.scale == "exp" and isinstance(term.rate, float) and term.rate > 0:
+        left = (0.98 * (1 - term.rate)) ** 50
+        warnings.warn(
+            f"{term} forgets at evaluation, where each step multiplies what it carries by 1-rate: "
+            f"with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 steps (0.36 "
+            "without noise). Zoneout (>prev) does not forget.",
+            UserWarning,
+            stacklevel=4,  # whoever asked for a plan; between are check and plan.py
+        )
+
+
+def _prev(term: Term) -> None:
+    """Rule 3: `prev` needs a previous value, and its expectation needs no scale."""
+    if term.fill == "prev":
+        if term.site not in ("x", "y", "c", "s", "state"):
+            _refuse(
+                term, f"{term.site} has no previous value to keep", "only x, y, c, s, state have"
+            )
+        if term.scale is not None:
+            _refuse(term, "a value that is kept is not scaled", f"write {_with(term, scale=None)}")
+    elif term.fill != 0 and term.site not in ("x", "y", "emb"):
+        _refuse(
+            term,
+            f"only x, y and emb can be filled with something else than 0 or prev, not {term.site}",
+            f"write {_with(term, fill='prev', scale=None)}"
+            if term.site in ("c", "s", "state") and term.scale != "exp"
+            else f"write {_with(term, fill=0.0)}",
+        )
+
+
+def _gate(term: Term) -> None:
+    """Rule 4: a gate that carries memory must stay below 1."""
+    if term.site in ("f", "z") and term.scale == "inv":
+        _refuse(
+            term,
+            f"scaling up pushes the gate {term.site} above 1, and the state grows without bound",
+            f"write {_with(term, scale='exp', law='bern')}",
+        )
+
+
+def _axes_of_site(term: Term) -> None:
+    """Rules 5 and 6: each site has its own axes."""
+    names = term.axes
+    if len(names) != sum(letter.isupper() for letter in term.over):
+        _refuse(term, f"'{term.over}' names an axis twice", "name each once")
+    if term.site in ("W", "U"):
+        if set(names) - set("IO"):
+            _refuse(
+                term,
+                "a weight is shared by batch, time and gates, so its noise has only the axes I "
+                "(rows) and O (columns)",
+                f"write {_with(term, over='IO')}; noise per sample on a weight's "
+                f"rows is {_with(term, site='x' if term.site == 'W' else 'h', over='BF')}",
+            )
+        return
+    if set(names) & set("IO"):
+        _refuse(term, "I and O are rows and columns of a weight", "use them on W and U only")
+    if term.site == "emb":
+        if "V" not in names or set(names) - set("BV"):
+            _refuse(
+                term,
+                "an embedding table drops the rows of vocabulary ids",
+                f"write {_with(term, over='V')}, or @BV for each sample its own",
+            )
+        return
+    if "V" in names:
+        _refuse(
+            term,
+            "V is a vocabulary id, which only emb has",
+            f"write {_with(term, site='emb', over='V', fill=0.0, scale='inv')}",
+        )
+    if "G" in names and term.site not in ("x", "h"):
+        _refuse(
+            term,
+            f"only what several gates read, x and h, can have a mask per gate; {term.site} is one",
+            "leave out G",
+        )
+
+
+def _runs(term: Term) -> None:
+    """Rule 6, second half: blocks and chains run along time; spans along time or features."""
+    for axis in term.axes.values():
+        if axis.kind and not (axis.name == "T" or (axis.name == "F" and axis.kind == "[")):
+            _refuse(
+                term,
+                f"{axis} asks for runs along {axis.name}, which has no order to run along",
+                "write T/k, T~rho, T[L] or F[L]",
+            )
+        if axis.kind in ("/", "[") and axis.size < 1:
+            _refuse(term, f"{axis} has length 0", "write at least 1")
+        if axis.kind == "~" and not 0 <= axis.size <= 1:
+            _refuse(
+                term,
+                f"{axis} must redraw with a probability in [0, 1]",
+                "write T~1 for each step afresh, T~0 for never",
+            )
+    if sum(bool(axis.kind) for axis in term.axes.values()) > 1:
+        _refuse(term, "runs along two axes at once have no agreed meaning", "write two terms")
+
+
+def _law(term: Term) -> None:
+    """Rule 7: laws are matched by variance at mean 1, so continuous ones carry their own scale."""
+    if term.law == "bern":
+        return
+    if term.fill != 0 or (term.law in ("gauss", "uniform") and term.scale != "inv"):
+        _refuse(
+            term,
+            f"the law {term.law} multiplies by a number around 1 and never replaces a value",
+            f"write {_with(term, law='bern')}"
+            if term.site in ("c", "s", "state", "f", "z")
+            else f"write {_with(term, fill=0.0, scale='inv')}, or leave out ~{term.law}",
+        )
+    if any(axis.kind == "[" for axis in term.axes.values()):
+        _refuse(term, "a span is dropped or kept as a whole", f"leave out ~{term.law}")
+
+
+def _learned(term: Term) -> None:
+    """Rule 8: a coin has no gradient with respect to its rate."""
+    if term.rate == "learned" and term.law == "bern":
+        _refuse(
+            term,
+            "a learned rate needs a relaxed law, and keep-or-drop has no gradient",
+            f"write {_with(term, law='concrete')}",
+        )
+
+
+def _has_site(term: Term, cell: str) -> None:
+    """Rule 9."""
+    if term.site == "emb":
+        _refuse(
+            term,
+            f"an embedding table is not part of {cell}",
+            "give it to the layer that looks the rows up",
+        )
+    if term.site not in CELLS[cell]:
+        why = {
+            "h": f"{cell} has no recurrent kernel that could read h",
+            "U": f"{cell} has no recurrent kernel",
+            "c": f"{cell} has no cell state",
+        }.get(term.site, f"{cell} has no {term.site}")
+        _refuse(term, why, f"its sites are {' '.join(CELLS[cell])}")
+
+
+def _with(term: Term, **changes: object) -> str:
+    """The text of `term` with some parts changed, for advice; the result need not be legal."""
+    changed = copy.copy(term)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return str(changed)
