@@ -1,0 +1,282 @@
+"""Masks from a plan, a seed and sizes: the same numbers wherever, and in whatever order, drawn.
+
+Each random word is Philox of
+
+    key      the low and the high half of the 64-bit seed
+    counter  unit // 4 (unit % 4 picks one of the four words), sample, timestep,
+             kind | gate << 8 | direction << 12 | layer << 16
+    kind     site | stream << 4 | order << 6: order counts the terms at one site; stream is 0 for
+             the mask, 1 for a second number it needs, 2 for the redraws of a chain
+
+with 2**32 - 1 for a sample or timestep that the mask is shared along. For weights, unit is the
+column and sample the row; for embeddings, unit is the vocabulary id. A mask therefore depends on
+no neighbour: not on the batch it is drawn in, not on padding, not on other masks.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any
+
+from lapse.arrays import NUMPY
+from lapse.errors import LapseError
+from lapse.noise import Axis, Term
+from lapse.philox import WORD, philox
+from lapse.plan import GATES, Draw, Masks, Plan, streams
+
+SHARED = WORD
+_RELAXED_TEMPERATURE = 0.1  # of the concrete law, as in Gal, Hron, Kendall 2017, arXiv:1705.07832
+
+
+def draw(
+    plan: Plan,
+    seed: Any,
+    *,
+    batch: Any,
+    timesteps: Any,
+    features: int,
+    units: int,
+    samples: Any = None,
+    layer: int = 0,
+    direction: int = 0,
+    arrays: Any = NUMPY,
+) -> Masks:
+    """Draws the masks of one training call.
+
+    Args:
+        plan: the slots to fill.
+        seed: a whole number in [0, 2**64), or its low and high 32-bit words as a pair.
+        batch, timesteps, features, units: the sizes of the call.
+        samples: (batch,) whole numbers that identify the samples; 0, 1, ... by default. A part of
+            a batch drawn with its own numbers gets the masks it has in the whole.
+        layer, direction: their streams are independent; layer < 65536, direction < 16.
+        arrays: the array operations to draw with (NumPy's by default).
+
+    Returns:
+        float32 arrays, (batch or 1, timesteps or 1, gates or 1, width or 1) each; (rows or 1,
+        columns or 1) for W and U.
+    """
+    gates = len(GATES[plan.cell])
+    stream = _Stream(seed, layer, direction, arrays)
+    rows = arrays.range(batch) if samples is None else arrays.words(samples)
+
+    def mask(slot: str, one: Draw) -> Any:
+        if slot in "WU":
+            return stream.weight(one, features if slot == "W" else units, gates * units)
+        width = features if slot == "x" else units
+        return stream.mask(one, rows, timesteps, gates, width)
+
+    filled = {}
+    for slot, draws in plan.slots:
+        product = mask(slot, draws[0])
+        for one in draws[1:]:
+            product = product * mask(slot, one)
+        filled[slot] = product
+    return Masks(**filled)
+
+
+def expected(plan: Plan) -> Masks:
+    """The constants that stand for the masks at evaluation; draws nothing."""
+    filled = {}
+    for slot, draws in plan.slots:
+        factors = [
+            1 - _rate(one.term)
+            for one in draws
+            if one.term.fill == "prev" or one.term.scale == "exp"
+        ]
+        if factors:
+            filled[slot] = math.prod(factors)
+    return Masks(**filled)
+
+
+def check_rows(terms: tuple[Term, ...]) -> None:
+    """Raises `LapseError` for terms that act on something else than an embedding table."""
+    for one in streams(terms):
+        if one.term.site != "emb":
+            raise LapseError(
+                f"{one.term} acts on a recurrent layer; an embedding table takes the site emb, "
+                "e.g. emb:0.1@V."
+            )
+
+
+def expected_rows(terms: tuple[Term, ...]) -> float:
+    """The constant that stands for the mask of an embedding table at evaluation."""
+    return math.prod(1 - _rate(term) for term in terms if term.scale == "exp")
+
+
+def draw_rows(
+    terms: tuple[Term, ...], seed: Any, *, batch: Any, vocabulary: int, arrays: Any = NUMPY
+) -> Any:
+    """Draws the mask of an embedding table from terms at the site emb.
+
+    Returns:
+        (batch or 1, vocabulary) float32: the factor of each row of the table.
+    """
+    stream = _Stream(seed, 0, 0, arrays)
+    product = None
+    for one in streams(terms):
+        rows = arrays.range(batch)
+        mask = stream.mask(one, rows, 1, 1, vocabulary)[:, 0, 0, :]
+        product = mask if product is None else product * mask
+    return product
+
+
+class _Stream:
+    """Draws terms under one seed, layer and direction."""
+
+    def __init__(self, seed: Any, layer: int, direction: int, arrays: Any) -> None:
+        if seed is None or isinstance(seed, (float, str)):
+            raise LapseError(f"the seed {seed!r} is no whole number; give one in [0, 2**64).")
+        if isinstance(seed, Integral):
+            seed = int(seed)
+            if not 0 <= seed < 2**64:
+                raise LapseError(f"the seed {seed} is no 64-bit number; give one in [0, 2**64).")
+            seed = (seed & WORD, seed >> 32)
+        if not (0 <= layer < 1 << 16 and 0 <= direction < 1 << 4):
+            raise LapseError(f"layer {layer} or direction {direction} is out of range.")
+        self.arrays = arrays
+        self.key = (arrays.word(seed[0]), arrays.word(seed[1]))
+        self.place = direction << 12 | layer << 16
+
+    def mask(self, one: Draw, rows: Any, timesteps: Any, gates: int, width: int) -> Any:
+        """(batch or 1, timesteps or 1, gates or 1, width or 1) factors of a term."""
+        axes = one.term.axes
+        unit = "F" if "F" in axes else "V"
+        shared = self.arrays.word([SHARED])
+        time = axes.get("T", Axis("T"))
+        run = int(time.size) if time.kind == "[" else 1
+        steps = self.arrays.range(timesteps + run - 1) if "T" in axes else shared
+        if time.kind == "/":
+            steps = self.arrays.quotient(steps, int(time.size))
+        return self._factors(
+            one,
+            rows if "B" in axes else shared,
+            steps,
+            gates if "G" in axes else 1,
+            width if unit in axes else 1,
+            {"T": (1, timesteps), "F": (3, width)},
+        )
+
+    def weight(self, one: Draw, rows: int, columns: int) -> Any:
+        """(rows or 1, columns or 1) factors of a term on a weight."""
+        axes = one.term.axes
+        shared = self.arrays.word([SHARED])
+        return self._factors(
+            one,
+            self.arrays.range(rows) if "I" in axes else shared,
+            shared,
+            1,
+            columns if "O" in axes else 1,
+            {},
+        )[:, 0, 0, :]
+
+    def _words(self, kind: int, samples: Any, steps: Any, gates: int, width: int) -> Any:
+        """(samples, steps, gates, width) random words."""
+        arrays = self.arrays
+        gate = arrays.words([kind | n << 8 | self.place for n in range(gates)])
+        quads = arrays.range(-(-width // 4))
+        counter = (
+            quads,
+            samples[:, None, None, None],
+            steps[:, None, None],
+            gate[:, None],
+        )
+        return arrays.interleave(philox(counter, self.key, arrays))[..., :width]
+
+    def _factors(
+        self,
+        one: Draw,
+        samples: Any,
+        steps: Any,
+        gates: int,
+        width: int,
+        runs: dict[str, tuple[int, Any]],
+    ) -> Any:
+        """`runs` gives, for T and F, the position of the axis and its size in the result."""
+        term, arrays = one.term, self.arrays
+        shape = (samples, steps, gates, width)
+        for axis in term.axes.values():
+            if axis.kind == "[":
+                at, count = runs[axis.name]
+                if axis.name == "F":
+                    shape = (samples, steps, gates, width + int(axis.size) - 1)
+                return self._spans(one, shape, int(axis.size), at, count) * _scale(term)
+        factors = self._law(one, shape)
+        for axis in term.axes.values():
+            if axis.kind == "~":
+                redraw = self._words(one.kind | 2 << 4, *shape)
+                fresh = arrays.at_least(redraw, _threshold(1 - axis.size))
+                factors = arrays.hold(factors, fresh, runs[axis.name][0])
+        return factors
+
+    def _law(self, one: Draw, shape: tuple[Any, Any, int, int]) -> Any:
+        arrays, term, rate = self.arrays, one.term, _rate(one.term)
+        words = self._words(one.kind, *shape)
+        if term.law == "bern":
+            return arrays.floats(arrays.at_least(words, _threshold(rate))) * _scale(term)
+        uniform = self._uniform(words)
+        spread = math.sqrt(rate / (1 - rate))
+        if term.law == "uniform":
+            return 1 + spread * math.sqrt(3) * (2 * uniform - 1)
+        if term.law == "gauss":
+            angle = 2 * math.pi * self._uniform(self._words(one.kind | 1 << 4, *shape))
+            return 1 + spread * arrays.sqrt(-2 * arrays.log(uniform)) * arrays.cos(angle)
+        logit = math.log(rate / (1 - rate)) + arrays.log(uniform) - arrays.log(1 - uniform)
+        dropped = 0.5 + 0.5 * arrays.tanh(logit / (2 * _RELAXED_TEMPERATURE))
+        return (1 - dropped) * _scale(term)
+
+    def _uniform(self, words: Any) -> Any:
+        """Strictly between 0 and 1, from the upper 23 bits: exact in float32."""
+        return (self.arrays.floats(self.arrays.quotient(words, 512)) + 0.5) * 2.0**-23
+
+    def _spans(
+        self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, at: int, count: Any
+    ) -> Any:
+        """1 outside all spans, 0 inside.
+
+        A span starts at each position with the same probability and is 1 to L long, each length
+        equally likely; starts reach back L - 1 positions before the first one, so that the first
+        is as likely to be covered as any other.
+        """
+        arrays = self.arrays
+        start = _threshold(1 - _start(_rate(one.term), longest))
+        starts = arrays.at_least(self._words(one.kind, *shape), start)
+        # The length minus 1: a word cut into L equal ranges.
+        lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
+        covered = None
+        for back in range(longest):
+            inside = starts & arrays.at_least(lengths, back)
+            index = [slice(None)] * 4
+            index[at] = slice(longest - 1 - back, longest - 1 - back + count)
+            part = inside[tuple(index)]
+            covered = part if covered is None else covered | part
+        return 1 - arrays.floats(covered)
+
+
+def _rate(term: Term) -> float:
+    assert isinstance(term.rate, float)  # the plan refuses other rates
+    return term.rate
+
+
+def _threshold(rate: float) -> int:
+    """A word below it drops; comparing whole numbers leaves no rounding between libraries."""
+    return round(rate * 2**32)
+
+
+def _scale(term: Term) -> float:
+    return 1 / (1 - _rate(term)) if term.scale == "inv" else 1.0
+
+
+def _start(rate: float, longest: int) -> float:
+    """The chance q to start a span that leaves a share 1 - rate uncovered.
+
+    A position is uncovered with probability prod(1 - q * j / L for j = 1..L), which falls from 1
+    to 0 as q rises from 0 to 1.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
+        low, high = (q, high) if uncovered > 1 - rate else (low, q)
+    return high
