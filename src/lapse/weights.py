@@ -1,0 +1,58 @@
+"""Weights between the layouts of Keras, which lapse computes in, and PyTorch.
+
+Keras:    kernel (features, gates*units), recurrent_kernel (units, gates*units), bias;
+          GRU gates z r n
+PyTorch:  weight_ih (gates*units, features), weight_hh (gates*units, units), bias_ih and bias_hh
+          (gates*units,) each; GRU gates r z n
+
+Both functions are differentiable where the arrays are. PyTorch's GRU is the one of `reset_after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lapse.cells import Weights
+
+
+def from_torch(
+    cell: str, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any, *, concatenate: Callable
+) -> Weights:
+    """PyTorch's arrays as `Weights`; both biases None for a layer without.
+
+    Args:
+        concatenate: the arrays' own `concatenate(arrays, axis)`, e.g. `numpy.concatenate`.
+    """
+    kernel, recurrent_kernel = weight_ih.T, weight_hh.T
+    if cell == "GRU":
+        kernel = _swap_gates(kernel, concatenate)
+        recurrent_kernel = _swap_gates(recurrent_kernel, concatenate)
+    if bias_ih is None:
+        return Weights(kernel, recurrent_kernel)
+    if cell != "GRU":
+        return Weights(kernel, recurrent_kernel, bias_ih + bias_hh)
+    rows = [_swap_gates(bias, concatenate)[None] for bias in (bias_ih, bias_hh)]
+    return Weights(kernel, recurrent_kernel, concatenate(rows, 0))
+
+
+def to_torch(cell: str, weights: Weights, *, concatenate: Callable) -> tuple[Any, Any, Any, Any]:
+    """weight_ih, weight_hh, bias_ih, bias_hh; a single Keras bias goes to bias_ih whole."""
+    kernel, recurrent_kernel, bias = weights
+    if cell == "GRU":
+        kernel = _swap_gates(kernel, concatenate)
+        recurrent_kernel = _swap_gates(recurrent_kernel, concatenate)
+    if bias is None:
+        return kernel.T, recurrent_kernel.T, None, None
+    if cell != "GRU":
+        return kernel.T, recurrent_kernel.T, bias, bias * 0
+    bias_ih, bias_hh = (_swap_gates(row, concatenate) for row in (bias[0], bias[1]))
+    return kernel.T, recurrent_kernel.T, bias_ih, bias_hh
+
+
+def _swap_gates(value: Any, concatenate: Callable) -> Any:
+    """z r n <-> r z n along the last axis."""
+    units = value.shape[-1] // 3
+    return concatenate(
+        [value[..., units : 2 * units], value[..., :units], value[..., 2 * units :]], -1
+    )
