@@ -1,0 +1,6 @@
+"""PyTorch modules with noise: `LSTM`, `GRU`, `RNN`, and `Embedding`."""
+
+from lapse.torch.embedding import Embedding as Embedding
+from lapse.torch.modules import GRU as GRU
+from lapse.torch.modules import LSTM as LSTM
+from lapse.torch.modules import RNN as RNN

@@ -1,0 +1,56 @@
+"""`nn.Embedding` that drops word types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapse import masks
+from lapse.noise import collect
+from lapse.torch.modules import draw_seed
+
+
+class Embedding(nn.Embedding):
+    """`torch.nn.Embedding` with `noise=`: whole rows of the table are dropped in training.
+
+    Args:
+        noise: `lapse.EmbeddingDropout(rate)`, or terms at the site emb as text ("emb:.1@BV").
+        generator: where seeds come from; PyTorch's global generator if None.
+
+    All other arguments are PyTorch's. A dropped word is dropped wherever it occurs: in the whole
+    batch (the first axis of the input), or per sample where the term has the axis B.
+
+    Raises:
+        LapseError: for noise at another site.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        noise: Any = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        terms = collect(noise)
+        masks.check_rows(terms)
+        super().__init__(*args, **kwargs)
+        self.terms = terms
+        self.generator = generator
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Looks up rows: (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
+        rows: Tensor = super().forward(input)
+        if not (self.training and self.terms):
+            return rows * masks.expected_rows(self.terms)
+        kept = torch.from_numpy(
+            masks.draw_rows(
+                self.terms,
+                draw_seed(self.generator),
+                batch=len(input),
+                vocabulary=self.num_embeddings,
+            )
+        ).to(rows)
+        sample = torch.arange(len(input), device=input.device) % len(kept)
+        return rows * kept[sample.view(-1, *[1] * (input.dim() - 1)), input][..., None]
