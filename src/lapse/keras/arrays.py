@@ -1,0 +1,171 @@
+"""The arrays of Keras's backends: what drawing masks and running cells take from them.
+
+JAX and TensorFlow draw inside their compiled graphs, where the seed is no number yet; PyTorch runs
+eagerly and draws in NumPy. The bits are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import keras
+from keras import ops
+from lapse import arrays, cells, masks
+from lapse.noise import Term
+from lapse.philox import WORD
+from lapse.plan import Masks, Plan
+
+
+class _Graph:
+    """`arrays.NumpyArrays` in `keras.ops`; subclasses say how words are held."""
+
+    dtype: str
+
+    def word(self, value: Any) -> Any:
+        return ops.cast(ops.convert_to_tensor(value, self.dtype), self.dtype)
+
+    words = word
+
+    def range(self, count: Any) -> Any:
+        return ops.arange(count, dtype=self.dtype)
+
+    def interleave(self, parts: tuple[Any, ...]) -> Any:
+        stacked = ops.stack(parts, axis=-1)
+        *shape, last, four = ops.shape(stacked)
+        return ops.reshape(stacked, (*shape, last * four))
+
+    def at_least(self, words: Any, threshold: int) -> Any:
+        if threshold > WORD:
+            return ops.zeros_like(words, dtype="bool")
+        return words >= self.word(threshold)
+
+    def floats(self, values: Any) -> Any:
+        return ops.cast(values, "float32")
+
+    def quotient(self, words: Any, divisor: int) -> Any:
+        return ops.zeros_like(words) if divisor > WORD else words // self.word(divisor)
+
+    log, cos = staticmethod(ops.log), staticmethod(ops.cos)
+    sqrt, tanh = staticmethod(ops.sqrt), staticmethod(ops.tanh)
+
+    def hold(self, values: Any, fresh: Any, axis: int) -> Any:
+        def step(held: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
+            held = ops.where(now[1], now[0], held)
+            return held, held
+
+        values, fresh = ops.moveaxis(values, axis, 0), ops.moveaxis(fresh, axis, 0)
+        _, held = ops.scan(step, values[0], (values, fresh))
+        return ops.moveaxis(held, 0, axis)
+
+
+class _Words32(_Graph):
+    """JAX: uint32, whose products are put together from halves."""
+
+    dtype = "uint32"
+
+    def word(self, value: Any) -> Any:
+        return ops.convert_to_tensor(
+            np.asarray(value, np.uint32) if _known(value) else value, "uint32"
+        )
+
+    words = word
+
+    def add(self, word: Any, constant: int) -> Any:
+        return word + np.uint32(constant)
+
+    def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
+        half = np.uint32(0xFFFF)
+        bits = np.uint32(16)
+        low, high = word & half, word >> bits
+        c_low, c_high = np.uint32(constant & 0xFFFF), np.uint32(constant >> 16)
+        middle = high * c_low + (low * c_low >> bits)
+        carry = low * c_high + (middle & half)
+        return high * c_high + (middle >> bits) + (carry >> bits), word * np.uint32(constant)
+
+
+class _Words64(_Graph):
+    """TensorFlow: int64, whose products wrap around with the right bits in them."""
+
+    dtype = "int64"
+
+    def add(self, word: Any, constant: int) -> Any:
+        return (word + constant) & WORD
+
+    def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
+        product = word * constant
+        return ops.right_shift(product, ops.cast(32, "int64")) & WORD, product & WORD
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, (int, list, np.ndarray))
+
+
+def draw(plan: Plan, seed: Any, dtype: str, **sizes: Any) -> Masks:
+    """`masks.draw` with the arrays of the current backend, in `dtype`.
+
+    Args:
+        seed: a whole number, or the pair that a `keras.random.SeedGenerator` gives.
+        sizes: batch, timesteps, features, units and direction, as for `masks.draw`.
+    """
+    on, seed = _drawn_on(seed)
+    drawn = masks.draw(plan, seed, arrays=on, **sizes)
+    return Masks(*(None if m is None else ops.convert_to_tensor(m, dtype) for m in drawn))
+
+
+def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> Any:
+    """`masks.draw_rows` with the arrays of the current backend, in `dtype`."""
+    on, seed = _drawn_on(seed)
+    return ops.convert_to_tensor(masks.draw_rows(terms, seed, arrays=on, **sizes), dtype)
+
+
+def _drawn_on(seed: Any) -> tuple[Any, Any]:
+    """The arrays to draw on, and the seed as they take it."""
+    on = _GRAPHS.get(keras.backend.backend(), arrays.NUMPY)
+    if on is arrays.NUMPY and not isinstance(seed, int):
+        seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
+    return on, seed
+
+
+_GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
+
+
+def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
+    """The loop of `cells.plain_scan` in the form that the backend compiles."""
+    if keras.backend.backend() == "torch":
+        plain: Callable = cells.plain_scan(ops.stack)
+        return plain(step, carry, inputs)  # type: ignore[no-any-return]
+
+    def both(carry: tuple, now: dict) -> tuple[tuple, tuple]:
+        new = step(carry, now)
+        return new, new  # TensorFlow's scan wants outputs of the carry's structure
+
+    last, outputs = ops.scan(both, carry, inputs)
+    return last, outputs[0]
+
+
+def once(step: Callable, carry: tuple, inputs: dict) -> tuple:
+    """The loop over a single step."""
+    carry = step(carry, {name: value[0] for name, value in inputs.items()})
+    return carry, carry[0][None]
+
+
+def library(cell: Any, loop: Callable) -> cells.Library:
+    """What the loop takes from Keras, with the activations of a Keras cell."""
+    return cells.Library(
+        tanh=cell.activation,
+        sigmoid=getattr(cell, "recurrent_activation", ops.sigmoid),  # SimpleRNN has no gates
+        concatenate=ops.concatenate,
+        split=ops.split,
+        swapaxes=ops.swapaxes,
+        where=ops.where,
+        zeros=lambda shape, like: ops.zeros((ops.shape(like)[0], *shape[1:]), like.dtype),
+        scan=loop,
+    )
+
+
+def weights(cell: Any) -> cells.Weights:
+    """The weights of a Keras cell."""
+    return cells.Weights(cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)

@@ -1,0 +1,121 @@
+"""`keras.layers.LSTMCell`, `GRUCell` and `SimpleRNNCell` with `noise=`, for `keras.layers.RNN`.
+
+A cell sees one step at a time and never which one, so its noise must be constant over time; noise
+drawn per step belongs into the layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+from lapse import cells, masks
+from lapse.errors import LapseError
+from lapse.keras import arrays
+from lapse.keras.noisy import Noisy
+from lapse.plan import Masks
+
+
+class _Cell(Noisy):
+    """In front of a Keras cell: its step with noise."""
+
+    kernel: Any
+    units: int
+    compute_dtype: str
+    seed_generator: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for term in self.plan.terms:
+            if "T" in term.axes:
+                raise LapseError(
+                    f"{term} draws a mask per step, and a cell doesn't know which step it is at; "
+                    f"write lapse.keras.{self.kind}(..., noise='{term}')."
+                )
+        self._sequence_masks: Masks | None = None
+
+    def draw_masks(self, batch: Any, seed: Any = None) -> Masks:
+        """Draws the masks of one sequence, to be passed to each of its steps as `masks=`.
+
+        Args:
+            batch: number of samples.
+            seed: a whole number in [0, 2**64); by default the next one of the cell's own
+                `keras.random.SeedGenerator`.
+        """
+        return arrays.draw(
+            self.plan,
+            self.seed_generator.next() if seed is None else seed,
+            self.compute_dtype,
+            batch=batch,
+            timesteps=1,
+            features=self.kernel.shape[0],
+            units=self.units,
+        )
+
+    def call(
+        self, inputs: Any, states: Any, training: bool = False, masks: Masks | None = None
+    ) -> tuple[Any, Any]:
+        """One step.
+
+        Args:
+            inputs: (batch, features).
+            states: one (batch, units) or a list of them.
+            training: whether to draw noise. Outside `keras.layers.RNN` each call draws its own
+                masks unless they are given.
+            masks: drop masks from `draw_masks`.
+
+        Returns:
+            The output (batch, units), and the new states, nested like `states`.
+        """
+        nested = isinstance(states, (list, tuple))
+        y, state = cells.unroll(
+            self.kind,
+            inputs[:, None],
+            arrays.weights(self),
+            self._masks(inputs, training, masks),
+            initial_state=tuple(states) if nested else (states,),
+            reset_after=getattr(self, "reset_after", True),
+            library=arrays.library(self, arrays.once),
+        )
+        return y[:, 0], list(state) if nested else state[0]
+
+    def _masks(self, inputs: Any, training: bool, given: Masks | None) -> Masks:
+        if given is not None:
+            return given
+        if not (training and self.plan.slots):
+            return masks.expected(self.plan)
+        return self._sequence_masks or self.draw_masks(ops.shape(inputs)[0])
+
+    # keras.layers.RNN calls these two around its loop, for cells that draw per sequence.
+    def get_dropout_mask(self, step_input: Any) -> None:
+        context = self._get_call_context()  # type: ignore[attr-defined]
+        if context.training and self.plan.slots:
+            self._sequence_masks = self.draw_masks(ops.shape(step_input)[0])
+
+    def reset_dropout_mask(self) -> None:
+        self._sequence_masks = None
+
+    def get_recurrent_dropout_mask(self, step_input: Any) -> None:
+        """Drawn with the input's."""
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class LSTMCell(_Cell, keras.layers.LSTMCell):
+    """`keras.layers.LSTMCell` with `noise=`; see `lapse.keras.LSTM`."""
+
+    kind = "LSTM"
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class GRUCell(_Cell, keras.layers.GRUCell):
+    """`keras.layers.GRUCell` with `noise=`; see `lapse.keras.LSTM`."""
+
+    kind = "GRU"
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class SimpleRNNCell(_Cell, keras.layers.SimpleRNNCell):
+    """`keras.layers.SimpleRNNCell` with `noise=`; see `lapse.keras.LSTM`."""
+
+    kind = "SimpleRNN"

@@ -1,0 +1,135 @@
+"""Dropout layers for in front of, between and after recurrent layers.
+
+They draw the masks of the term x of a recurrent layer: `Dropout(0.5)` is x:0.5@BTF,
+`SpatialDropout1D(0.5)` is x:0.5@BF, `TimestepDropout(0.1)` is x:0.1@BT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+from lapse import masks
+from lapse.errors import LapseError
+from lapse.keras import arrays
+from lapse.noise import Term
+from lapse.plan import plan
+
+
+class _Drop:
+    """In front of a Keras dropout layer: draws the masks of `term`, a term at the site x."""
+
+    term: Term
+    seed_generator: Any
+    compute_dtype: str
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drops in training.
+
+        Args:
+            inputs: (batch, timesteps, features); or (batch, ..., features) to
+                drop over "BTF".
+            training: whether to drop.
+        """
+        if self.term.over != "BTF" and len(inputs.shape) != 3:
+            raise LapseError(
+                f"{type(self).__name__} was given inputs of shape {tuple(inputs.shape)}; dropping "
+                f"over {self.term.over} needs (batch, timesteps, features)."
+            )
+        noise = plan(self.term if self.term.rate else None, "LSTM")
+        if not noise.slots:
+            return inputs
+        if not training:
+            factor = masks.expected(noise).x
+            return inputs if factor is None else inputs * factor
+        batch, *between, features = shape = ops.shape(inputs)
+        inputs = ops.reshape(inputs, (batch, -1 if between else 1, features))
+        drawn = arrays.draw(
+            noise,
+            self.seed_generator.next(),
+            self.compute_dtype,
+            batch=batch,
+            timesteps=ops.shape(inputs)[1],
+            features=features,
+            units=1,
+        )
+        return ops.reshape(inputs * drawn.x[:, :, 0], shape)
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class Dropout(_Drop, keras.layers.Dropout):
+    """`keras.layers.Dropout`, and by keyword what it should share.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+        noise_shape, seed: as in Keras; with a `noise_shape` Keras itself draws.
+        over: the axes a coin is independent along; "BTF" every number, "BF" features for a whole
+            sequence, "BT" steps, "BT[5]" spans of up to 5 steps, "BT~.1F" a Markov chain.
+        scale: "inv" (1/(1-rate) in training), "exp" (1-rate at evaluation) or "none", as for gaps.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: Any = None,
+        seed: Any = None,
+        *,
+        over: str = "BTF",
+        scale: str = "inv",
+        **kwargs: Any,
+    ) -> None:
+        term = Term("x", rate, over, scale=scale)
+        if noise_shape is not None and (term.over, scale) != ("BTF", "inv"):
+            raise LapseError(
+                f"noise_shape={noise_shape} was given with over={over!r} and scale={scale!r}; "
+                "noise_shape is Keras's way of saying what is shared, so write one or the other."
+            )
+        super().__init__(rate, noise_shape, seed, **kwargs)
+        self.term = term
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if self.noise_shape is not None:
+            return keras.layers.Dropout.call(self, inputs, training=training)
+        return super().call(inputs, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "over": self.term.over, "scale": self.term.scale}
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class SpatialDropout1D(_Drop, keras.layers.SpatialDropout1D):
+    """`keras.layers.SpatialDropout1D`: drops whole features for all steps of a sample.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+        seed, name, dtype: as in Keras.
+    """
+
+    def __init__(
+        self, rate: float, seed: Any = None, name: str | None = None, dtype: Any = None
+    ) -> None:
+        term = Term("x", rate, "BF")
+        super().__init__(rate, seed=seed, name=name, dtype=dtype)
+        self.term = term
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class TimestepDropout(_Drop, keras.layers.Dropout):
+    """Drops whole timesteps of a sample, all features at once.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+        seed: as in `keras.layers.Dropout`.
+        scale: "inv" scales the steps that stay by 1/(1-rate); "none" leaves them, as real gaps do.
+    """
+
+    def __init__(self, rate: float, seed: Any = None, scale: str = "inv", **kwargs: Any) -> None:
+        term = Term("x", rate, "BT", scale=scale)
+        super().__init__(rate, seed=seed, **kwargs)
+        self.term = term
+
+    def get_config(self) -> dict[str, Any]:
+        config = {**super().get_config(), "scale": self.term.scale}
+        del config["noise_shape"]
+        return config

@@ -1,0 +1,71 @@
+"""`keras.layers.Embedding` that drops word types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+from lapse import masks
+from lapse.keras import arrays
+from lapse.noise import collect
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class Embedding(keras.layers.Embedding):
+    """`keras.layers.Embedding` with `noise=`: whole rows of the table are dropped in training.
+
+    Args:
+        noise: `lapse.EmbeddingDropout(rate)`, or terms at the site emb as text ("emb:.1@BV").
+        seed: of its `keras.random.SeedGenerator`.
+
+    All other arguments are Keras's. A dropped word is dropped wherever it occurs: in the whole
+    batch, or per sample where the term has the axis B.
+
+    Raises:
+        LapseError: for noise at another site.
+    """
+
+    def __init__(self, *args: Any, noise: Any = None, seed: Any = None, **kwargs: Any) -> None:
+        terms = collect(noise)
+        masks.check_rows(terms)
+        super().__init__(*args, **kwargs)
+        self.terms = terms
+        self.noise = " ".join(map(str, terms))
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Looks up rows.
+
+        Args:
+            inputs: (batch, ...) whole numbers in [0, input_dim).
+            training: whether to drop.
+
+        Returns:
+            (batch, ..., output_dim).
+        """
+        rows = super().call(inputs)
+        if not (training and self.terms):
+            return rows * masks.expected_rows(self.terms)
+        batch, *shape = ops.shape(inputs)
+        kept = arrays.draw_rows(
+            self.terms,
+            self.seed_generator.next(),
+            self.compute_dtype,
+            batch=batch,
+            vocabulary=self.input_dim,
+        )
+        ids = ops.cast(inputs, "int32")
+        if kept.shape[0] == 1:
+            factors = ops.take(kept[0], ids)
+        else:
+            flat = ops.reshape(ids, (batch, -1))
+            factors = ops.reshape(ops.take_along_axis(kept, flat, axis=1), (batch, *shape))
+        return rows * factors[..., None]
+
+    def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+        return super().compute_output_spec(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "noise": self.noise, "seed": self.seed}

@@ -1,0 +1,156 @@
+"""`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
+
+They run on the plain loop of `cells.py`, on every backend.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+from lapse import cells, masks
+from lapse.keras import arrays
+from lapse.keras.noisy import Noisy
+from lapse.plan import Masks
+
+
+class _Passed(NamedTuple):
+    """What `call` hands on to `inner_loop` in the place of Keras's padding mask."""
+
+    padding: Any
+    masks: Masks | None
+
+
+class _Recurrent(Noisy):
+    """In front of a Keras layer: its loop with noise."""
+
+    cell: Any
+    units: int
+    compute_dtype: str
+    go_backwards: bool
+    stateful: bool
+    zero_output_for_mask: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Bidirectional would hand both layers to a vendor kernel, which knows no noise.
+        self.use_cudnn = False
+
+    def draw_masks(self, batch: Any, timesteps: Any, seed: Any = None) -> Masks:
+        """Draws the masks of one training call.
+
+        Args:
+            batch, timesteps: the sizes of the input.
+            seed: a whole number in [0, 2**64); by default the next one of the layer's own
+                `keras.random.SeedGenerator`.
+
+        Returns:
+            One array for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
+            for W and U (rows or 1, columns or 1). The layer must be built.
+        """
+        return arrays.draw(
+            self.plan,
+            self.cell.seed_generator.next() if seed is None else seed,
+            self.compute_dtype,
+            batch=batch,
+            timesteps=timesteps,
+            features=self.cell.kernel.shape[0],
+            units=self.units,
+            # The two layers inside Bidirectional have one seed; this keeps their masks apart.
+            direction=int(self.go_backwards),
+        )
+
+    def call(
+        self,
+        sequences: Any,
+        initial_state: Any = None,
+        mask: Any = None,
+        training: bool = False,
+        masks: Masks | None = None,
+    ) -> Any:
+        """Runs the layer.
+
+        Args:
+            sequences: (batch, timesteps, features).
+            initial_state: list of (batch, units), one for each state.
+            mask: (batch, timesteps) booleans, False where a step is padding.
+            training: whether to draw noise.
+            masks: drop masks from `draw_masks`, used in training and evaluation alike.
+        """
+        passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
+        return super().call(  # type: ignore[misc]
+            sequences, initial_state, mask=passed, training=training
+        )
+
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: _Passed, training: bool = False
+    ) -> tuple[Any, Any, list]:
+        running, given = mask
+        if running is not None:
+            running = ops.cast(running, "bool")
+        if self.go_backwards:
+            sequences = ops.flip(sequences, axis=1)
+            running = None if running is None else ops.flip(running, axis=1)
+        if given is not None:
+            drawn = given
+        elif training and self.plan.slots:
+            batch, timesteps, _ = ops.shape(sequences)
+            drawn = self.draw_masks(batch, timesteps)
+        else:
+            drawn = masks.expected(self.plan)
+        if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
+            initial_state = [ops.copy(state) for state in initial_state]
+        outputs, state = cells.unroll(
+            self.kind,
+            sequences,
+            arrays.weights(self.cell),
+            drawn,
+            initial_state=tuple(initial_state),
+            running=running,
+            reset_after=getattr(self, "reset_after", True),
+            library=arrays.library(self.cell, arrays.scan),
+        )
+        if running is not None and self.zero_output_for_mask:
+            outputs = ops.where(running[..., None], outputs, 0)
+        return outputs[:, -1], outputs, list(state)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.cell.seed}  # SimpleRNN's own leaves it out
+
+    def _maybe_config_dropout_masks(self, *args: Any) -> None:
+        """Keras would draw masks of its own here, also at evaluation."""
+
+    def _maybe_reset_dropout_masks(self, *args: Any) -> None:
+        """There is nothing to forget: no mask is kept on the layer."""
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class LSTM(_Recurrent, keras.layers.LSTM):
+    """`keras.layers.LSTM` with any noise inside; all arguments of Keras's, and by keyword:
+
+    Args:
+        noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
+
+    `dropout` and `recurrent_dropout` mean what they mean in Keras 3: one mask per sequence, for
+    both per gate as soon as `recurrent_dropout` is above 0. Rates outside [0, 1) raise.
+
+    Raises:
+        LapseError: for noise that this cell can't have.
+    """
+
+    kind = "LSTM"
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class GRU(_Recurrent, keras.layers.GRU):
+    """`keras.layers.GRU` with `noise=`; see `LSTM`."""
+
+    kind = "GRU"
+
+
+@keras.saving.register_keras_serializable(package="lapse")
+class SimpleRNN(_Recurrent, keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN` with `noise=`; see `LSTM`."""
+
+    kind = "SimpleRNN"
