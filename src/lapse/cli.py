@@ -1,0 +1,92 @@
+"""The command `lapse`: thin over the library; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lapse
+from lapse.errors import LapseError
+from lapse.forms import FORMS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LapseError(f"{message}; see {self.prog} --help.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for a mistake, 130 when interrupted."""
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except LapseError as error:
+        print(f"lapse: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lapse: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lapse", description="Recurrent layers with every dropout, compared.")
+    parser.add_argument("--version", action="version", version=f"lapse {lapse.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    forms = commands.add_parser("forms", help="list the published forms of dropout")
+    forms.set_defaults(run=_forms)
+
+    compare = commands.add_parser(
+        "compare",
+        help="train the placements of dropout side by side and say which one wins",
+        description="Trains the placements of dropout side by side, over paired seeds, and says "
+        "which one wins, by how much and how surely. Writes results.json and report.html. Without "
+        "FILE it uses the embedded Japanese Vowels data. The same command goes on after a stop.",
+    )
+    compare.add_argument("file", nargs="?", type=Path, metavar="FILE", help=".ts or long .csv file")
+    compare.add_argument("--id", metavar="COLUMN", help="CSV: which sequence a row belongs to")
+    compare.add_argument("--time", metavar="COLUMN", help="CSV: when, in order within a sequence")
+    compare.add_argument("--target", metavar="COLUMN", help="CSV: the class of the sequence")
+    compare.add_argument(
+        "--out", type=Path, default=Path("lapse-compare"), metavar="DIR", help="where results go"
+    )
+    compare.add_argument(
+        "--quick", action="store_true", help="a first look: fewer seeds, epochs and placements"
+    )
+    compare.add_argument(
+        "--seeds", type=int, metavar="N", help="paired seeds, at least 10 (default: 10)"
+    )
+    compare.set_defaults(run=_compare)
+    return parser
+
+
+def _forms(arguments: Any) -> None:
+    for form in FORMS:
+        example = form(0.5, 0.5) if form is lapse.KerasDropout else form()
+        print(f"{example!r}\n    {' '.join(map(str, example.terms))}\n    {form.paper}")
+
+
+def _compare(arguments: Any) -> None:
+    try:
+        from lapse.compare.console import compare
+    except ModuleNotFoundError as error:
+        raise LapseError(
+            f"lapse compare needs {error.name}, which is not installed; write "
+            "pip install 'lapse[compare]'."
+        ) from None
+    compare(
+        arguments.file,
+        id=arguments.id,
+        time=arguments.time,
+        target=arguments.target,
+        out=arguments.out,
+        quick=arguments.quick,
+        seeds=arguments.seeds,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

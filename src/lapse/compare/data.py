@@ -1,0 +1,204 @@
+"""Data sets for `lapse compare`: the embedded one, and files of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lapse.compare.readers import Sequences, read_csv, read_ts, shown
+from lapse.errors import LapseError
+
+HELD_OUT = 0.3
+LEAST_TRAIN = 4
+LEAST_TEST = 2
+_SPLIT_SEED = 20240501
+_MOST_VALUES = 250_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled sequences, padded at the end.
+
+    Attributes:
+        name: Short name.
+        x: Values, shape (samples, timesteps, features), zeros after the end of each sequence.
+        lengths: Steps of each sequence, shape (samples,), each at least 1.
+        labels: Class index of each sequence, shape (samples,), in [0, len(classes)).
+        classes: Class names.
+        features: Channel names.
+        test: Marks the sequences that are held out and never used for a choice, shape (samples,).
+        source: Where the data come from: origin and licence, or the path as given.
+        sha256: Digest of x, lengths, labels, test and classes.
+    """
+
+    name: str
+    x: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    test: NDArray[np.bool_]
+    source: str
+    sha256: str
+
+
+def japanese_vowels() -> Dataset:
+    """Give the embedded Japanese Vowels data: 270 + 370 utterances by nine speakers.
+
+    Raises:
+        LapseError: The embedded file is not the one that was released.
+    """
+    folder = files("lapse.compare") / "datasets"
+    about = json.loads((folder / "DATASETS.json").read_text(encoding="utf-8"))["japanese_vowels"]
+    content = (folder / about["file"]).read_bytes()
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise LapseError(f"The embedded file {about['file']} is damaged; install lapse again.")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        values = np.split(stored["x"], np.cumsum(stored["lengths"])[:-1])
+        return _dataset(
+            name="Japanese Vowels",
+            values=values,
+            labels=stored["labels"],
+            classes=tuple(str(name) for name in stored["classes"]),
+            features=tuple(about["features"]),
+            test=stored["test"],
+            source=f"{about['source']}, doi:{about['doi']}, {about['licence']}",
+        )
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    id: str | None = None,
+    time: str | None = None,
+    target: str | None = None,
+) -> Dataset:
+    """Read a `.ts` or a long `.csv` file.
+
+    With NAME_TRAIN.ts, NAME_TEST.ts beside it is the test set. Otherwise 30 % of the sequences of
+    each class are held out, always the same ones for the same file.
+
+    Args:
+        path: The file.
+        id: For CSV, the column that tells sequences apart.
+        time: For CSV, the column that orders the steps of a sequence.
+        target: For CSV, the column with the class.
+
+    Raises:
+        LapseError: The file cannot be read, has a mistake, or holds too few sequences of a class.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return _split(path, read_csv(path, id=id, time=time, target=target))
+    if suffix != ".ts":
+        raise LapseError(f"{path} is not named as a .ts or a .csv file; give one of these.")
+    if any(column is not None for column in (id, time, target)):
+        raise LapseError(
+            f"{path}: --id, --time and --target are for CSV files only; leave them out."
+        )
+    train = read_ts(path)
+    test_path = path.with_name(f"{path.stem.removesuffix('_TRAIN')}_TEST{path.suffix}")
+    if path.stem.endswith("_TRAIN") and test_path.exists():
+        return _joined(path, train, test_path, read_ts(test_path))
+    return _split(path, train)
+
+
+def _joined(path: Path, train: Sequences, test_path: Path, test: Sequences) -> Dataset:
+    """Put a training file and its test file together."""
+    if len(test.features) != len(train.features):
+        raise LapseError(
+            f"{test_path} has {len(test.features)} dimensions, but {path} has "
+            f"{len(train.features)}; give both files the same dimensions."
+        )
+    unknown = sorted(set(test.labels) - set(train.classes))
+    if unknown:
+        raise LapseError(
+            f"{test_path} has the class {shown(unknown[0])}, which {path} does not name; give both "
+            f"files the same classes."
+        )
+    for name in train.classes:
+        _require(test_path, name, test.labels.count(name), LEAST_TEST, "to hold out")
+        _require(path, name, train.labels.count(name), LEAST_TRAIN, "to train on")
+    return _from_file(
+        path,
+        Sequences(
+            train.values + test.values, train.labels + test.labels, train.classes, train.features
+        ),
+        np.arange(len(train.values) + len(test.values)) >= len(train.values),
+    )
+
+
+def _split(path: Path, data: Sequences) -> Dataset:
+    """Hold out a fixed share of each class."""
+    generator = np.random.default_rng(_SPLIT_SEED)
+    test = np.zeros(len(data.labels), bool)
+    for name in data.classes:
+        members = np.flatnonzero([label == name for label in data.labels])
+        least = LEAST_TRAIN + LEAST_TEST
+        use = f"({LEAST_TRAIN} to train on, {LEAST_TEST} to hold out)"
+        _require(path, name, len(members), least, use)
+        share = max(LEAST_TEST, round(HELD_OUT * len(members)))
+        test[generator.permutation(members)[:share]] = True
+    return _from_file(path, data, test)
+
+
+def _require(path: Path, name: str, count: int, least: int, use: str) -> None:
+    if count < least:
+        raise LapseError(
+            f"{path}: class {shown(name)} has too few sequences: {count}, where at least {least} "
+            f"are needed {use}; add sequences or drop the class."
+        )
+
+
+def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_]) -> Dataset:
+    if len(data.classes) < 2:
+        raise LapseError(
+            f"{path} has only the class {shown(data.classes[0])}; at least two classes are needed."
+        )
+    longest = max(map(len, data.values))
+    padded = len(data.values) * longest * len(data.features)
+    if padded > _MOST_VALUES:
+        raise LapseError(
+            f"{path}: padded to {longest} steps, its sequences would hold {padded} values, more "
+            f"than {_MOST_VALUES}; shorten the long ones or give fewer."
+        )
+    index = {name: i for i, name in enumerate(data.classes)}
+    return _dataset(
+        name=path.stem.removesuffix("_TRAIN"),
+        values=data.values,
+        labels=np.array([index[name] for name in data.labels], np.int64),
+        classes=data.classes,
+        features=data.features,
+        test=test,
+        source=str(path),
+    )
+
+
+def _dataset(
+    *,
+    name: str,
+    values: list[NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    features: tuple[str, ...],
+    test: NDArray[np.bool_],
+    source: str,
+) -> Dataset:
+    """Pad the sequences and add the digest of the contents."""
+    lengths = np.array([len(sequence) for sequence in values], np.int64)
+    x = np.zeros((len(values), int(lengths.max()), len(features)), np.float32)
+    for row, sequence in zip(x, values, strict=True):
+        row[: len(sequence)] = sequence
+    digest = hashlib.sha256(json.dumps([x.shape, classes]).encode())
+    for part, kind in ((x, "<f4"), (lengths, "<i8"), (labels, "<i8"), (test, "?")):
+        digest.update(np.ascontiguousarray(part, kind).data)
+    return Dataset(name, x, lengths, labels, classes, features, test, source, digest.hexdigest())

@@ -1,0 +1,180 @@
+"""One training run: a recurrent classifier with one placement's noise, under one seed.
+
+Everything that is not the placement is the same for all placements of a seed: which training
+sequences are held out for validation, the initial weights, the order of the batches, and the seed
+that draws the masks of each step.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lapse.compare.data import Dataset
+from lapse.compare.result import Run
+from lapse.errors import LapseError
+from lapse.torch import LSTM
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every run trains; `docs/compare.md` says how the numbers were chosen.
+
+    Attributes:
+        units: width of the LSTM.
+        epochs: most passes over the training part.
+        patience: passes without a better validation loss before a run stops.
+        batch: sequences in a batch.
+        learning_rate: of Adam.
+        validation: share of the training sequences, of each class, held out for early stopping.
+    """
+
+    units: int = 100
+    epochs: int = 60
+    patience: int = 12
+    batch: int = 64
+    learning_rate: float = 0.01
+    validation: float = 0.2
+
+
+class Classifier(nn.Module):
+    """An LSTM whose last output goes through one linear layer to the classes."""
+
+    def __init__(self, features: int, classes: int, units: int, noise: str) -> None:
+        super().__init__()
+        self.lstm = LSTM(features, units, batch_first=True, noise=noise)
+        self.linear = nn.Linear(units, classes)
+
+    def forward(self, x: Tensor, lengths: Tensor, mask_seed: int | None = None) -> Tensor:
+        """Logits (batch, classes) of x (batch, timesteps, features); noise only with a seed."""
+        masks = None
+        if mask_seed is not None:
+            masks = self.lstm.draw_masks(x.shape[0], x.shape[1], mask_seed)
+        y, _ = self.lstm(x, masks=masks)
+        last = y[
+            torch.arange(len(y)), lengths - 1
+        ]  # what follows in padding changes nothing before
+        logits: Tensor = self.linear(last)
+        return logits
+
+
+class _Part:
+    """Some of the sequences, as tensors; batches are cut to their longest sequence."""
+
+    def __init__(self, x: Tensor, lengths: Tensor, labels: Tensor) -> None:
+        self.x, self.lengths, self.labels = x, lengths, labels
+
+    @staticmethod
+    def of(data: Dataset, rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> _Part:
+        inside = np.arange(data.x.shape[1]) < data.lengths[rows, None]
+        scaled = np.where(inside[..., None], (data.x[rows] - mean) / std, 0).astype(np.float32)
+        lengths, labels = torch.from_numpy(data.lengths[rows]), torch.from_numpy(data.labels[rows])
+        return _Part(torch.from_numpy(scaled), lengths, labels)
+
+    def joined(self, other: _Part) -> _Part:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Part(*(torch.cat(pair) for pair in pairs))
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        lengths = self.lengths[rows]
+        return self.x[rows, : int(lengths.max())], lengths, self.labels[rows]
+
+
+def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settings) -> Run:
+    """Trains one classifier and tests it at the epoch with the best validation loss.
+
+    Args:
+        data: its sequences marked `test` are touched once, at the end.
+        placement: goes into the result as its name.
+        noise: terms, as text.
+        seed: what everything but the placement follows from.
+
+    Raises:
+        LapseError: when the loss stops being a number.
+    """
+    fit, validation, test = parts(data, seed, settings)
+    watched = fit.joined(validation)  # one pass over both costs less than two
+    torch.manual_seed(seed)
+    model = Classifier(data.x.shape[2], len(data.classes), settings.units, noise)
+    model.eval()  # noise comes with a seed, and with nothing else
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    order, mask_seeds = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+
+    train_curve: list[float] = []
+    validation_curve: list[float] = []
+    best_epoch, best_weights = 0, model.state_dict()
+    for epoch in range(1, settings.epochs + 1):
+        rows = order.permutation(len(fit.labels))
+        for start in range(0, len(rows), settings.batch):
+            x, lengths, labels = fit.take(rows[start : start + settings.batch])
+            step(model, optimizer, x, lengths, labels, int(mask_seeds.integers(2**63)))
+        losses, _ = evaluate(model, watched)
+        train_curve.append(float(losses[: len(fit.labels)].mean()))
+        validation_curve.append(float(losses[len(fit.labels) :].mean()))
+        if not np.isfinite(validation_curve[-1]):
+            raise LapseError(
+                f"the loss of '{placement}' with seed {seed} is {validation_curve[-1]} after epoch "
+                f"{epoch}; look for values of extreme size in {data.name}, and scale them first."
+            )
+        if best_epoch == 0 or validation_curve[-1] < validation_curve[best_epoch - 1]:
+            best_epoch, best_weights = epoch, copy.deepcopy(model.state_dict())
+        if epoch - best_epoch >= settings.patience:
+            break
+    model.load_state_dict(best_weights)
+    test_losses, correct = evaluate(model, test)
+    return Run(
+        placement=placement,
+        seed=seed,
+        test_log_loss=float(test_losses.mean()),
+        test_accuracy=float(correct.mean()),
+        validation_log_loss=validation_curve[best_epoch - 1],
+        best_epoch=best_epoch,
+        train_curve=tuple(train_curve),
+        validation_curve=tuple(validation_curve),
+    )
+
+
+def parts(data: Dataset, seed: int, settings: Settings) -> tuple[_Part, _Part, _Part]:
+    """Training, validation and test part; features scaled by the first's mean and spread."""
+    rng = np.random.default_rng([seed, 0])
+    held_out = np.zeros(len(data.labels), bool)
+    for label in range(len(data.classes)):
+        rows = rng.permutation(np.flatnonzero((data.labels == label) & ~data.test))
+        held_out[rows[: max(1, round(settings.validation * len(rows)))]] = True
+    fit = ~data.test & ~held_out
+    steps = data.x[fit][np.arange(data.x.shape[1]) < data.lengths[fit, None]].astype(np.float64)
+    mean, std = steps.mean(axis=0), steps.std(axis=0)
+    std = np.where(std > 0, std, 1.0)  # a constant feature tells nothing, at any scale
+    fit_part, validation_part, test_part = (
+        _Part.of(data, np.flatnonzero(rows), mean, std) for rows in (fit, held_out, data.test)
+    )
+    return fit_part, validation_part, test_part
+
+
+def step(
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    mask_seed: int,
+) -> None:
+    """One training step with noise; gradients are clipped at norm 1."""
+    optimizer.zero_grad()
+    loss = functional.cross_entropy(model(x, lengths, mask_seed), labels)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(model: Classifier, part: _Part) -> tuple[Tensor, Tensor]:
+    """Without noise: each sequence's log-loss, and 1 where the likeliest class is the true one."""
+    logits = model(part.x, part.lengths).double()
+    losses = functional.cross_entropy(logits, part.labels, reduction="none")
+    return losses, (logits.argmax(1) == part.labels).double()
