@@ -1,0 +1,185 @@
+"""Studies: what is on disk, what is repeated, and what a kill leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+from small import dataset, made_up_run, write_csv
+
+from lapse.compare import study as study_module
+from lapse.compare.ledger import Ledger, write_whole
+from lapse.compare.placements import PLACEMENTS, QUICK
+from lapse.compare.study import Study, measure, run
+from lapse.compare.training import Settings
+from lapse.errors import LapseError
+from lapse.plan import plan
+
+SETTINGS = Settings(units=5, epochs=3, batch=7)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    data = dataset(tmp_path_factory.mktemp("data"))
+    few = tuple(placement for placement in PLACEMENTS if placement.key in QUICK)
+    return Study(data, few, 2, SETTINGS)
+
+
+def ignore(done, of, latest):
+    pass
+
+
+def test_placements_are_legal_unique_and_named():
+    keys = [placement.key for placement in PLACEMENTS]
+    assert len(set(keys)) == len(keys) == 11
+    assert keys[0] == "none"
+    assert set(QUICK) <= set(keys)
+    for placement in PLACEMENTS:
+        assert bool(plan(placement.noise, "LSTM").slots) == (placement.kind != "none")
+
+
+def test_the_same_noise_is_one_run(study):
+    everything = replace(study, placements=PLACEMENTS)
+    assert len(everything.distinct()) == 10
+    assert len(everything.tasks()) == 20
+
+
+def test_a_run_on_disk_is_read_and_not_repeated(study, tmp_path, monkeypatch):
+    first = run(study, tmp_path, ignore)
+    assert [(result.placement, result.seed) for result in first] == [
+        (placement, seed) for placement, _, seed in study.tasks()
+    ]
+    monkeypatch.setattr(study_module, "ProcessPoolExecutor", None)  # would be called for a new run
+    assert run(study, tmp_path, ignore) == first
+
+
+def test_only_what_is_missing_or_torn_runs_again(study, tmp_path):
+    first = run(study, tmp_path, ignore)
+    ledger = Ledger(tmp_path)
+    paths = [ledger.path(study.config(task)) for task in study.tasks()]
+    before = [path.stat().st_mtime_ns for path in paths]
+    paths[1].unlink()
+    paths[3].write_text(paths[3].read_text()[:100])
+    paths[4].write_text("[]")
+    assert run(study, tmp_path, ignore) == first
+    after = [path.stat().st_mtime_ns for path in paths]
+    changed = [n for n, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    assert changed == [1, 3, 4]
+
+
+def test_another_setting_seed_noise_or_data_is_another_run(study):
+    task = study.tasks()[1]
+    config = study.config(task)
+    others = [
+        replace(study, settings=replace(SETTINGS, units=6)).config(task),
+        replace(study, data=replace(study.data, sha256="0")).config(task),
+        study.config((task[0], "x:0.3@BF", task[2])),
+        study.config((task[0], task[1], 7)),
+    ]
+    ledger = Ledger(study_module.Path("."))
+    assert len({ledger.path(one) for one in [config, *others]}) == 5
+
+
+def test_ledger_gives_back_what_it_was_given(tmp_path):
+    ledger = Ledger(tmp_path)
+    result = made_up_run("none", 3, 0.1 + 0.2)
+    ledger.write({"a": 1}, result)
+    assert ledger.read({"a": 1}) == result
+    assert ledger.read({"a": 2}) is None
+
+
+def test_progress_counts_up_to_all(study, tmp_path):
+    seen = []
+    run(study, tmp_path, lambda done, of, latest: seen.append((done, of)))
+    assert seen == [(n, 10) for n in range(1, 11)]
+
+
+def test_time_of_a_step_is_measured_for_every_noise(study):
+    taken = measure(study, rounds=2)
+    assert set(taken) == {placement.noise for placement in study.placements}
+    assert all(0 < ms < 10_000 for ms in taken.values())
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_whole(path, "old")
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(LapseError, match=r"results.json can't be written: No space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from small import dataset
+    from test_study import PLACEMENTS, QUICK, SETTINGS, Study, replace, run
+
+    if __name__ == "__main__":
+        few = tuple(placement for placement in PLACEMENTS if placement.key in QUICK)
+        data = dataset(Path({folder!r}), sequences=200)
+        study = Study(data, few, 3, replace(SETTINGS, units=31, epochs=12))
+        results = run(study, Path({folder!r}) / sys.argv[1], lambda d, o, r: print(d, flush=True))
+        print(results)
+"""
+
+
+def test_killed_halfway_it_goes_on_and_ends_with_the_same_numbers(tmp_path):
+    """kill -9 on the study: its workers end too, nothing is torn, finished runs stay."""
+    write_csv(tmp_path / "walks.csv", sequences=200)
+    script = tmp_path / "study.py"
+    tests = os.path.dirname(__file__)
+    script.write_text(textwrap.dedent(KILLED.format(tests=tests, folder=str(tmp_path))))
+
+    def start(folder):
+        command = [sys.executable, str(script), folder]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    process = start("killed")
+    for _ in range(4):
+        assert process.stdout.readline().strip()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    for _ in range(100):
+        if not alive_in_session(process.pid):
+            break
+        time.sleep(0.1)
+    assert not alive_in_session(process.pid), "workers outlived the study"
+    kept = {path: path.read_text() for path in (tmp_path / "killed").glob("*.json")}
+    assert 4 <= len(kept) < 15
+    for text in kept.values():
+        json.loads(text)
+
+    again = start("killed")
+    out, _ = again.communicate()
+    for path, text in kept.items():
+        assert path.read_text() == text
+    whole, _ = start("whole").communicate()
+    assert out.splitlines()[-1] == whole.splitlines()[-1]
+
+
+def alive_in_session(session):
+    """Processes of this session that are more than a zombie."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    state, _, _, its_session = file.read().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(its_session) == session and state != "Z":
+                found.append(int(entry))
+    return found

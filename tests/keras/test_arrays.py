@@ -1,0 +1,130 @@
+"""The random bits on the arrays of JAX and TensorFlow, by themselves and inside compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from keras_support import BACKEND, array, compiled
+
+import keras
+from keras import ops
+from lapse import masks
+from lapse.arrays import NUMPY
+from lapse.keras import arrays
+from lapse.philox import NumpyWords, philox
+from lapse.plan import plan
+
+# Random123 1.14, tests/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.
+KNOWN_ANSWERS = [
+    (
+        (0x00000000, 0x00000000, 0x00000000, 0x00000000),
+        (0x00000000, 0x00000000),
+        (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
+    ),
+    (
+        (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
+        (0xFFFFFFFF, 0xFFFFFFFF),
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+EDGES = [0, 1, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
+
+SIZES = {"batch": 3, "timesteps": 7, "features": 5, "units": 1}
+SEED_DTYPE = keras.random.SeedGenerator(0).state.dtype
+
+# On PyTorch masks are drawn in NumPy, but TensorFlow's arithmetic holds there, too.
+WORDS = arrays._Words32() if BACKEND == "jax" else arrays._Words64()
+RUNS = pytest.mark.parametrize("run", [lambda f: f, compiled], ids=["eager", "in a compiled graph"])
+
+
+def numbers(words: Any) -> list[int]:
+    return [int(word) for word in np.stack(array(words)).reshape(-1)]
+
+
+@RUNS
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
+def test_known_answers(run: Callable, counter: tuple, key: tuple, answer: tuple) -> None:
+    """A carry lost between halves, or a product that wraps wrongly, gives other words."""
+    answers = run(lambda *words: philox(words[:4], words[4:], WORDS))
+    assert tuple(numbers(answers(*map(WORDS.word, (*counter, *key))))) == answer
+
+
+@RUNS
+def test_random_counters(run: Callable) -> None:
+    random = np.random.default_rng(0)
+    words = random.integers(0, 2**32, size=(6, 1000), dtype=np.uint64)
+    words[random.random(words.shape) < 0.2] = random.choice(EDGES)
+    expected = philox(tuple(words[:4]), tuple(words[4:]), NumpyWords())
+    found = run(lambda *words: philox(words[:4], words[4:], WORDS))(*map(WORDS.word, words))
+    np.testing.assert_array_equal(np.stack(array(found)).astype(np.uint64), np.stack(expected))
+
+
+@pytest.mark.parametrize("constant", [0xD2511F53, 0xCD9E8D57, 0xFFFFFFFF, 1])
+def test_products_keep_both_words(constant: int) -> None:
+    high, low = WORDS.multiply(WORDS.word(np.array(EDGES, np.uint64)), constant)
+    products = [edge * constant for edge in EDGES]
+    assert numbers((high,)) == [product >> 32 for product in products]
+    assert numbers((low,)) == [product % 2**32 for product in products]
+
+
+def test_sums_wrap() -> None:
+    """The key schedule passes 2**32 in nearly every call."""
+    sums = WORDS.add(WORDS.word(np.array(EDGES, np.uint64)), 0x9E3779B9)
+    assert numbers((sums,)) == [(edge + 0x9E3779B9) % 2**32 for edge in EDGES]
+
+
+def test_thresholds_and_quotients_of_large_words() -> None:
+    """Words above 2**31 are negative where a signed comparison or division slips in."""
+    words, exact = WORDS.word(np.array(EDGES, np.uint64)), NUMPY.word(EDGES)
+    for threshold in (0, 1, 2**31, 2**32 - 1, 2**32):
+        found = array(WORDS.at_least(words, threshold))
+        np.testing.assert_array_equal(found, NUMPY.at_least(exact, threshold), str(threshold))
+    for divisor in (1, 2, 512, 2**31, 2**32 - 1, 2**32):
+        assert numbers((WORDS.quotient(words, divisor),)) == [e // divisor for e in EDGES]
+
+
+def test_parts_interleave_along_the_last_axis() -> None:
+    parts = np.arange(24, dtype=np.uint64).reshape(4, 2, 3)
+    found = array(WORDS.interleave(tuple(map(WORDS.word, parts))))
+    np.testing.assert_array_equal(found, NUMPY.interleave(tuple(parts)))
+
+
+@RUNS
+@pytest.mark.parametrize("axis", [0, 1])
+def test_hold_repeats_the_last_fresh_value(run: Callable, axis: int) -> None:
+    random = np.random.default_rng(0)
+    values, fresh = random.normal(size=(7, 5)).astype("f"), random.random((7, 5)) < 0.4
+    held = run(lambda v, f: WORDS.hold(v, f, axis))(
+        ops.convert_to_tensor(values), ops.convert_to_tensor(fresh)
+    )
+    np.testing.assert_array_equal(array(held), NUMPY.hold(values, fresh, axis))
+
+
+@RUNS
+@pytest.mark.parametrize("seed", [7, 2**32 - 1, 2**64 - 2**31])
+def test_a_seed_given_as_a_number_or_as_its_words_draws_numpy_s_masks(
+    run: Callable, seed: int
+) -> None:
+    """Layers hand over the two words of a SeedGenerator; users hand over a number."""
+    noise = plan("x:0.5@BTF", "LSTM")
+    expected = masks.draw(noise, seed, **SIZES).x
+    by_number = run(lambda: arrays.draw(noise, seed, "float32", **SIZES).x)
+    np.testing.assert_array_equal(array(by_number()), expected)
+    words = np.array([seed % 2**32, seed >> 32], np.uint32).astype(SEED_DTYPE)
+    by_words = run(lambda words: arrays.draw(noise, words, "float32", **SIZES).x)
+    np.testing.assert_array_equal(array(by_words(ops.convert_to_tensor(words))), expected)
+
+
+def test_masks_come_in_the_dtype_asked_for() -> None:
+    noise = plan("x:0.3@BF", "LSTM")
+    found = arrays.draw(noise, 1, "float16", **SIZES).x
+    assert keras.backend.standardize_dtype(found.dtype) == "float16"
+    np.testing.assert_array_equal(array(found), masks.draw(noise, 1, **SIZES).x.astype("float16"))

@@ -1,0 +1,190 @@
+"""Which module may know which, read from the source without running it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lapse
+
+ROOT = Path(lapse.__file__).parent
+CORE = {  # what each core module may import of lapse: an arrow that isn't here is a decision
+    "errors": set(),
+    "philox": set(),
+    "rules": {"errors"},
+    "noise": {"errors", "rules"},
+    "forms": {"noise"},
+    "plan": {"errors", "noise", "rules"},
+    "arrays": {"philox"},
+    "masks": {"arrays", "errors", "noise", "philox", "plan"},
+    "cells": {"plan"},
+    "weights": {"cells"},
+}
+FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
+# What the comparison may use of lapse: its public front-ends, and the core.
+PUBLIC = {"lapse", "lapse.torch", "lapse.keras", *(f"lapse.{name}" for name in CORE)}
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def files(*folders: str) -> pytest.MarkDecorator:
+    """Runs a test for each file in these folders of the package, or in all."""
+    chosen = [f for f in FILES if not folders or f.relative_to(ROOT).parts[0] in folders]
+    assert chosen
+    return pytest.mark.parametrize("file", chosen, ids=lambda file: str(file.relative_to(ROOT)))
+
+
+def module_of(file: Path) -> str:
+    parts = ("lapse", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    """A file's syntax."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(file: Path) -> list[tuple[str, str | None]]:
+    """(module, name) of each import, (module, None) for `import module`; not for types only."""
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    found: list[tuple[str, str | None]] = []
+    for node in ast.walk(tree(file)):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file.name} imports relatively"
+            found += [(str(node.module), alias.name) for alias in node.names]
+    return found
+
+
+def modules(file: Path) -> set[str]:
+    """The modules that a file imports; `from lapse import masks` is lapse.masks."""
+    known = {module_of(other) for other in FILES}
+    return {
+        f"{module}.{name}" if f"{module}.{name}" in known else module
+        for module, name in imports(file)
+    }
+
+
+def test_the_core_is_all_there() -> None:
+    """A new module in the core has to say here what it may import."""
+    assert {file.stem for file in ROOT.glob("*.py")} - {"__init__", "cli", "explain"} == set(CORE)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_imports(name: str) -> None:
+    """The core runs where there is no framework, and knows nothing of what is built on it."""
+    for module in modules(ROOT / f"{name}.py"):
+        top = module.partition(".")[0]
+        if top == "lapse":
+            assert module.removeprefix("lapse.") in CORE[name], f"{name} imports {module}"
+        else:
+            assert top == "numpy" or top in sys.stdlib_module_names, f"{name} imports {module}"
+
+
+def test_the_core_has_no_cycles() -> None:
+    """One direction: each module can be read and tested after those that it imports."""
+    graph = {
+        name: {m.removeprefix("lapse.") for m in modules(ROOT / f"{name}.py")} & set(CORE)
+        for name in CORE
+    }
+    order = list(TopologicalSorter(graph).static_order())  # raises on a cycle
+    assert order.index("rules") < order.index("noise") < order.index("forms")
+    assert order.index("noise") < order.index("plan") < order.index("masks")
+    assert order.index("plan") < order.index("cells") < order.index("weights")
+    assert order.index("philox") < order.index("masks")
+    assert "forms" not in set().union(*graph.values())  # kernels see slots, never papers
+
+
+def test_the_package_imports_only_its_core() -> None:
+    """`import lapse` must not pull in a front-end."""
+    assert modules(ROOT / "__init__.py") <= {"lapse", *(f"lapse.{name}" for name in CORE)}
+
+
+@files("torch", "keras")
+def test_front_ends_do_not_know_each_other(file: Path) -> None:
+    """Who has only PyTorch must not need Keras, and the other way round."""
+    found = modules(file)
+    other = {"torch": "lapse.keras", "keras": "lapse.torch"}[file.relative_to(ROOT).parts[0]]
+    above = (other, "lapse.compare", "lapse.cli", "lapse.explain")
+    assert not [module for module in found if module.startswith(above)]
+    if other == "lapse.keras":
+        tops = {module.partition(".")[0] for module in found}
+        assert not tops & {"keras", "tensorflow", "jax"}
+
+
+@files("compare")
+def test_comparing_uses_the_public_front_ends(file: Path) -> None:
+    """What the comparison measures must be what a user gets."""
+    for module in modules(file):
+        if module.partition(".")[0] == "lapse" and not module.startswith("lapse.compare"):
+            assert module in PUBLIC, f"{file.name} imports {module}"
+
+
+@files()
+def test_nobody_imports_private_names(file: Path) -> None:
+    """A leading underscore is a promise to the module's own later self."""
+    for module, name in imports(file):
+        if module.partition(".")[0] == "lapse":
+            private = [part for part in [*module.split("."), str(name)] if part.startswith("_")]
+            assert not private, f"{file.name} imports {module}.{name}"
+
+
+@files()
+def test_nothing_runs_or_fetches_foreign_code(file: Path) -> None:
+    """A file of weights, data or settings must never be able to run something."""
+    forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    network = {"urllib.request", "http.client", "ftplib", "socket", "requests", "httpx", "aiohttp"}
+    assert not {module for module in modules(file) if module in forbidden | network}
+    assert ("urllib", "request") not in imports(file)
+    for node in ast.walk(tree(file)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in {"eval", "exec", "compile", "__import__"}, f"line {node.lineno}"
+        assert called not in {"torch.load", "os.system", "os.popen"}, f"line {node.lineno}"
+        assert called.rpartition(".")[2] not in {"urlopen", "urlretrieve"}, f"line {node.lineno}"
+        for keyword in node.keywords:
+            switched_on = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+            assert not (keyword.arg in ("allow_pickle", "shell") and switched_on)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh Python has loaded after `statement`."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {module.partition(".")[0] for module in json.loads(result.stdout)}
+
+
+def test_import_lapse_loads_no_framework() -> None:
+    """A framework takes seconds to load, which the command line and the core must not cost."""
+    loaded = loaded_by("import lapse")
+    assert "lapse" in loaded
+    assert not loaded & FRAMEWORKS
+
+
+def test_import_lapse_torch_loads_no_keras() -> None:
+    """The same for the other front-end's framework."""
+    assert not loaded_by("import lapse.torch") & {"keras", "tensorflow", "jax"}

@@ -1,0 +1,751 @@
+"""The algebra: what can be written down, what it means, and what is refused and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import string
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import catalog
+import lapse
+from lapse import masks
+from lapse.cells import Weights, unroll
+from lapse.errors import LapseError
+from lapse.forms import FORMS
+from lapse.noise import Schedule, Term, collect, parse
+from lapse.plan import GATES, Masks, plan
+from lapse.rules import AXES, CELLS, LAWS, SCALES, SITES, check
+
+PROFILE = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+# The legality rules once more, from the published table rather than from rules.py.
+GATE_SITES = ("i", "f", "g", "o", "z", "r", "n")
+HOLDING_SITES = ("x", "y", "c", "s", "state")  # sites with a previous value
+FILLED_SITES = ("x", "y", "emb")  # sites that another number can stand in at
+
+
+def written_legally(term: tuple) -> bool:
+    """Whether site, over, fill, law and scale may stand in one term, whatever the cell."""
+    site, over, fill, law, scale = term
+    effective = scale or ("exp" if site in GATE_SITES else "inv")
+    axes = re.findall(r"([A-Z])(/\d+|~[\d.]+|\[\d+\])?", over)
+    names = [name for name, _ in axes]
+    runs = [(name, run) for name, run in axes if run]
+    if len(set(names)) != len(names) or len(runs) > 1:
+        return False
+    own = {"W": "IO", "U": "IO", "emb": "BV", "x": "BTFG", "h": "BTFG"}.get(site, "BTF")
+    if set(names) - set(own) or (site == "emb" and "V" not in names):
+        return False
+    if any(name != "T" and not (name == "F" and run[0] == "[") for name, run in runs):
+        return False
+    if fill == "prev":
+        if site not in HOLDING_SITES or scale is not None or law != "bern":
+            return False
+    elif fill != 0 and site not in FILLED_SITES:
+        return False
+    if fill != "prev" and effective == "inv" and site in ("c", "state", "f", "z"):
+        return False
+    if law != "bern" and (fill != 0 or any(run[0] == "[" for _, run in runs)):
+        return False
+    return law not in ("gauss", "uniform") or effective == "inv"
+
+
+@cache
+def made(site: str, over: str, fill: Any, law: str, scale: str | None) -> Term | LapseError:
+    """The term, or the error."""
+    try:
+        return Term(site, 0.5, over, fill, law, scale)
+    except LapseError as error:
+        return error
+
+
+OVERS = (
+    "B T F G V I O BT BF TF BTF BFG BTG BTFG BV IO BIO VT BB BTT BX Q QTF "
+    "T/2 BT/3F T~0.3 BT~0.3F BT[3] BTF[2] F[3] F/2 F~0.5 B/2 G[2] V[2] I/2 BT/2F[2]"
+)
+FILLS = (0.0, 0.5, "prev", "mean")
+ALL_PARTS = list(itertools.product(SITES, OVERS.split(), FILLS, LAWS, (None, *SCALES)))
+
+
+# Legal terms by construction, for hypothesis.
+
+numbers = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
+progresses = st.lists(st.floats(0, 1, allow_subnormal=False), max_size=3).map(sorted)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    progress = [0.0, *draw(progresses), 1.0]
+    return Schedule(tuple((at, draw(numbers)) for at in progress))
+
+
+@st.composite
+def times(draw: st.DrawFn) -> str:
+    return draw(
+        st.one_of(
+            st.just("T"),
+            st.integers(1, 1000).map(lambda k: f"T/{k}"),
+            st.floats(0, 1, allow_subnormal=False).map(lambda rho: f"T~{rho!r}"),
+            st.integers(1, 1000).map(lambda length: f"T[{length}]"),
+        )
+    )
+
+
+@st.composite
+def legal_terms(draw: st.DrawFn) -> Term:
+    """Any term that the rules allow: every site, axis, run, rate, fill, law and scale."""
+    site = draw(st.sampled_from(SITES))
+    if site in ("W", "U"):
+        letters = draw(st.sets(st.sampled_from("IO"), min_size=1))
+    elif site == "emb":
+        letters = {"V", *draw(st.sets(st.just("B")))}
+    else:
+        own = "BTFG" if site in ("x", "h") else "BTF"
+        letters = draw(st.sets(st.sampled_from(own), min_size=1))
+    time = draw(times())
+    names = [time if letter == "T" else letter for letter in letters]
+    if time == "T" or "T" not in letters:
+        span = draw(st.one_of(st.just("F"), st.integers(1, 99).map("F[{}]".format)))
+        names = [span if name == "F" else name for name in names]
+    over = "".join(draw(st.permutations(names)))
+    fills: list[Any] = [st.just(0.0)]
+    if site in HOLDING_SITES:
+        fills.append(st.just("prev"))
+    if site in FILLED_SITES:
+        fills += [st.just("mean"), st.floats(-1e6, 1e6, allow_subnormal=False)]
+    fill = draw(st.one_of(fills))
+    laws = [
+        law
+        for law in LAWS
+        for scale in (None, *SCALES)
+        if written_legally((site, over, fill, law, scale))
+    ]
+    law = draw(st.sampled_from(laws))
+    scales = [scale for scale in (None, *SCALES) if written_legally((site, over, fill, law, scale))]
+    scale = draw(st.sampled_from(scales))
+    rates: list[Any] = [numbers, schedules()]
+    if law != "bern":
+        rates.append(st.just("learned"))
+    return Term(site, draw(st.one_of(rates)), over, fill, law, scale)
+
+
+@PROFILE
+@given(st.lists(legal_terms(), max_size=4))
+def test_print_then_parse(terms: list[Term]) -> None:
+    """A saved model stores the text, so a term that reads back as another one changes the model."""
+    assert parse(" ".join(map(str, terms))) == tuple(terms)
+
+
+@PROFILE
+@given(st.lists(legal_terms(), max_size=4))
+def test_parse_then_print_is_canonical(terms: list[Term]) -> None:
+    """Two texts of one term would make equal layers look different in files and tables."""
+    text = " ".join(map(str, terms))
+    assert " ".join(map(str, parse(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("x:.5@BTF", "x:0.5@BTF"),
+        ("x:5e-1@FTB", "x:0.5@BTF"),
+        ("x:0.50@FB!inv~bern", None),
+        ("x:0.50@FB~bern!inv", "x:0.5@BF"),
+        ("g:.25@GB", None),
+        ("g:.25@FTB!exp", "g:0.25@BTF"),
+        ("x:0@B", "x:0.0@B"),
+        ("x:.5@FT[5]B>0", "x:0.5@BT[5]F"),
+        ("x:.5@T~.1G", "x:0.5@T~0.1G"),
+        ("x:.5@B>-1!none", "x:0.5@B>-1.0!none"),
+        ("x:0,.3@.5,0@BF", "x:0.0,0.3@0.5,0.0@BF"),
+        ("x:0@0,.3@.5,0@1@BF", "x:0.0,0.3@0.5,0.0@BF"),
+        ("  x:.5@B\n\ty:.5@B ", "x:0.5@B y:0.5@B"),
+        ("", ""),
+    ],
+)
+def test_spellings(written: str, canonical: str | None) -> None:
+    """People write .5 and FTB; each spelling has one meaning and one printed form."""
+    if canonical is None:
+        with pytest.raises(LapseError):
+            parse(written)
+    else:
+        assert " ".join(map(str, parse(written))) == canonical
+
+
+def test_defaults_of_scale() -> None:
+    """A gate scaled up in training would pass 1; anything else not scaled up would shrink."""
+    for site in SITES:
+        for scale, term in ((s, made(site, _own_axes(site), 0.0, "bern", s)) for s in SCALES):
+            if isinstance(term, Term) and scale == ("exp" if site in GATE_SITES else "inv"):
+                assert Term(site, 0.5, _own_axes(site)) == term
+    assert Term("c", 0.5, "BF", fill="prev").scale is None
+
+
+def _own_axes(site: str) -> str:
+    return {"W": "IO", "U": "IO", "emb": "V"}.get(site, "BF")
+
+
+def test_terms_as_values() -> None:
+    """Terms are keys of the plan's cache: equal ones must be equal and hash alike."""
+    one, other = Term("x", 0.5, "FB"), Term("x", 0.5, "BF", 0, "bern", "inv")
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Term("x", 0.5, "BF", scale="none")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.rate = 0.1  # type: ignore[misc]
+
+
+def test_every_combination_is_judged() -> None:
+    """Too strict a rule takes away a method; too loose a rule lets the cell explode."""
+    wrong = [
+        parts for parts in ALL_PARTS if isinstance(made(*parts), Term) != written_legally(parts)
+    ]
+    assert not wrong, f"{len(wrong)} judged wrongly, e.g. {wrong[:5]}"
+
+
+# The ten rules: text, cell or None, what the reason must say, and the terms that are offered.
+RULES: list[tuple[int, str, str | None, str, tuple[str, ...]]] = [
+    (1, "c:0.5@BF", None, "grows by 1/(1-rate)", ("c:0.5@BF!exp", "c:0.5@BF>prev")),
+    (1, "state:0.5@BT", None, "grows", ("state:0.5@BT!exp", "state:0.5@BT>prev")),
+    (1, "s:0.5@BF", "GRU", "carries s elementwise", ("s:0.5@BF!exp", "s:0.5@BF>prev")),
+    (1, "s:0.5@BF", "minGRU", "carries s elementwise", ("s:0.5@BF!exp", "s:0.5@BF>prev")),
+    (1, "c:0.5@BF~gauss", None, "grows", ()),
+    (3, "h:0.5@BF>prev", None, "no previous value", ()),
+    (3, "g:0.5@BF>prev", None, "no previous value", ()),
+    (3, "c:0.5@BF>prev!exp", None, "kept is not scaled", ("c:0.5@BF>prev",)),
+    (3, "c:0.5@BF>prev!inv", None, "kept is not scaled", ("c:0.5@BF>prev",)),
+    (3, "h:0.5@BF>0.3", None, "only x, y and emb can be filled", ("h:0.5@BF",)),
+    (3, "c:0.5@BF>0.3", None, "only x, y and emb can be filled", ()),
+    (3, "c:0.5@BF>mean!exp", None, "only x, y and emb can be filled", ("c:0.5@BF!exp",)),
+    (4, "f:0.5@BF!inv", None, "pushes the gate f above 1", ("f:0.5@BF",)),
+    (4, "z:0.5@BTF!inv", None, "pushes the gate z above 1", ("z:0.5@BTF",)),
+    (5, "g:0.5@BFG", None, "only what several gates read", ()),
+    (5, "y:0.5@BG", None, "only what several gates read", ()),
+    (5, "W:0.5@BIO", None, "shared by batch, time and gates", ("W:0.5@IO", "x:0.5@BF")),
+    (5, "U:0.5@T", None, "shared by batch, time and gates", ("U:0.5@IO", "h:0.5@BF")),
+    (5, "U:learned@BIO~concrete", None, "shared by batch, time and gates", ()),
+    (5, "x:0.5@BI", None, "rows and columns of a weight", ()),
+    (5, "x:0.5@BBF", None, "names an axis twice", ()),
+    (6, "x:0.5@BV", None, "vocabulary id", ("emb:0.5@V",)),
+    (6, "emb:0.5@B", None, "rows of vocabulary ids", ("emb:0.5@V",)),
+    (6, "emb:0.5@TV", None, "rows of vocabulary ids", ("emb:0.5@V",)),
+    (6, "x:learned@BV~concrete", None, "vocabulary id", ()),
+    (6, "x:0.5@B/2F", None, "no order to run along", ()),
+    (6, "x:0.5@BF~0.3", None, "no order to run along", ()),
+    (6, "U:0.5@I[2]", None, "no order to run along", ()),
+    (6, "x:0.5@BT/0", None, "length 0", ()),
+    (6, "x:0.5@BT[0]", None, "length 0", ()),
+    (6, "x:0.5@BT~1.5", None, "probability", ()),
+    (6, "x:0.5@BT/2F[2]", None, "two axes", ()),
+    (7, "x:0.5@BF>mean~gauss", None, "never replaces a value", ("x:0.5@BF~gauss",)),
+    (7, "x:0.5@BF~uniform!exp", None, "a number around 1", ("x:0.5@BF~uniform",)),
+    (7, "i:0.5@BF~gauss", None, "a number around 1", ("i:0.5@BF~gauss!inv",)),
+    (7, "f:0.5@BF~gauss", None, "a number around 1", ()),
+    (7, "c:0.5@BF~gauss!exp", None, "a number around 1", ()),
+    (7, "c:0.5@BF>prev~concrete", None, "a number around 1", ()),
+    (7, "x:0.5@BT[3]~concrete", None, "dropped or kept as a whole", ()),
+    (8, "x:learned@BF", None, "no gradient", ("x:learned@BF~concrete",)),
+    (8, "i:learned@BF", None, "no gradient", ("i:learned@BF~concrete",)),
+    (9, "h:0.5@BF", "minGRU", "no recurrent kernel", ()),
+    (9, "U:0.5@IO", "SRU", "no recurrent kernel", ()),
+    (9, "h:0.5@BF", "QRNN", "no recurrent kernel", ()),
+    (9, "c:0.5@BF!exp", "GRU", "no cell state", ()),
+    (9, "z:0.5@BF", "LSTM", "LSTM has no z", ()),
+    (9, "i:0.5@BF", "GRU", "GRU has no i", ()),
+    (9, "g:0.5@BF", "SimpleRNN", "SimpleRNN has no g", ()),
+    (9, "emb:0.5@V", "LSTM", "not part of LSTM", ()),
+]
+
+
+def refusal(text: str, cell: str | None) -> str:
+    with pytest.raises(LapseError) as caught:
+        terms = parse(text)
+        check(terms, str(cell))
+    return str(caught.value)
+
+
+def offered(message: str) -> list[str]:
+    """The terms that a refusal names after the one that was given."""
+    tokens = [word.strip(",;.") for word in message.split()]
+    return [token for token in tokens if re.fullmatch(r"\w+:\S+@\S+", token)][1:]
+
+
+@pytest.mark.parametrize(("rule", "text", "cell", "why", "offers"), RULES)
+def test_refusals_say_what_why_and_what_instead(
+    rule: int, text: str, cell: str | None, why: str, offers: tuple[str, ...]
+) -> None:
+    """Without the term, the reason or the way out, a person can only guess what to change."""
+    message = refusal(text, cell)
+    assert message.startswith(f"{text} can't work: ")
+    assert why in message
+    assert ";" in message  # what to do instead
+    assert set(offers) <= set(offered(message))
+
+
+@pytest.mark.parametrize(("rule", "text", "cell", "why", "offers"), RULES)
+def test_offered_terms_are_legal(
+    rule: int, text: str, cell: str | None, why: str, offers: tuple[str, ...]
+) -> None:
+    """Advice that is refused in its turn sends people round in circles."""
+    for offer in offered(refusal(text, cell)):
+        terms = parse(offer)
+        if cell and terms[0].site in CELLS[cell]:
+            _check_quietly(terms, cell)
+
+
+def test_advice_ends_at_a_legal_term() -> None:
+    """A term with several mistakes may need several steps, but none may lead back."""
+    circles = []
+    for parts in ALL_PARTS:
+        error = made(*parts)
+        if isinstance(error, LapseError):
+            circles += _circles(str(error), ())
+    assert not circles, f"{len(circles)} circles, e.g. {circles[:5]}"
+
+
+def _circles(message: str, before: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The chains of advice, starting with `message`, that come back to where they were."""
+    path = (*before, message.partition(" ")[0])
+    found = []
+    for offer in offered(message):
+        try:
+            term = str(parse(offer)[0])
+        except LapseError as error:
+            text = str(error).partition(" ")[0]
+            found += [(*path, text)] if text in path else _circles(str(error), path)
+        else:
+            assert term == offer
+    return found
+
+
+def _check_quietly(terms: tuple[Term, ...], cell: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
+        check(terms, cell)
+
+
+def test_rules_reach_every_cell() -> None:
+    """A cell whose row is missing or too long would take noise that it has no equations for."""
+    for cell, sites in CELLS.items():
+        for site in SITES:
+            terms = (Term(site, 0.25, _own_axes(site), scale="none"),)
+            if site in sites:
+                _check_quietly(terms, cell)
+            else:
+                with pytest.raises(LapseError, match=re.escape(str(terms[0]))):
+                    check(terms, cell)
+    with pytest.raises(LapseError, match=r"'Elman' is unknown.*LSTM, GRU"):
+        check((), "Elman")
+
+
+def test_growth_that_rule_1_claims() -> None:
+    """The number in the message is a promise: the refused scaling really passes 10^59."""
+    message = refusal("c:0.5@BF", None)
+    claim = re.search(r"at rate (\S+) it passes 10\^(\d+) after (\d+) steps", message)
+    assert claim
+    rate, power, steps = float(claim[1]), int(claim[2]), int(claim[3])
+    keep_all = {"i": -40.0, "f": 40.0, "g": 0.0, "o": 0.0}
+    lstm = Weights(np.zeros((1, 4)), np.zeros((1, 4)), np.array(list(keep_all.values())))
+    doubled = np.full((1, 1, 1, 1), 1 / (1 - rate))
+    x = np.zeros((1, steps, 1))
+    state = (np.zeros((1, 1)), np.ones((1, 1)))
+    _, (_, c) = unroll("LSTM", x, lstm, Masks(i=doubled, f=doubled), initial_state=state)
+    assert 10.0**power < c[0, 0] < 10.0 ** (power + 2)
+
+    gru = Weights(np.zeros((1, 3)), np.zeros((1, 3)), np.array([[40.0, 0, 0], [0, 0, 0]]))
+    _, (h,) = unroll("GRU", x, gru, Masks(s=doubled), initial_state=(np.ones((1, 1)),))
+    assert 10.0**power < h[0, 0] < 10.0 ** (power + 2)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize(("site", "cell"), [("c", "LSTM"), ("s", "GRU"), ("state", "LSTM")])
+def test_rule_2_warns_with_the_number(site: str, cell: str, rate: float) -> None:
+    """The warning's number is what evaluation really leaves of a value after 50 steps."""
+    term = Term(site, rate, "BF", scale="exp")
+    with pytest.warns(UserWarning, match="forgets at evaluation") as caught:
+        check((term,), cell)
+    (warning,) = caught
+    message = str(warning.message)
+    assert message.startswith(f"{term} forgets")
+    found = re.search(r"forget gate of (\S+) a value keeps (\S+) of itself after (\d+)", message)
+    assert found
+    gate, left, steps = float(found[1]), found[2], int(found[3])
+    logit = math.log(gate / (1 - gate))
+    bias = np.array([-40.0, logit, 0, 0] if cell == "LSTM" else [[logit, 0, 0], [0, 0, 0]])
+    columns = bias.shape[-1]
+    weights = Weights(np.zeros((1, columns)), np.zeros((1, columns)), bias)
+    state = (np.ones((1, 1)),) * (2 if cell == "LSTM" else 1)
+    constants = masks.expected(catalog.quiet_plan(term, cell))
+    x = np.zeros((1, steps, 1))
+    _, last = unroll(cell, x, weights, constants, initial_state=state)
+    assert f"{float(last[-1][0, 0]):.1g}" == left
+    _, plain = unroll(cell, x, weights, initial_state=state)
+    assert f"{float(plain[-1][0, 0]):.2f} without noise" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("c:0.5@BF>prev", "LSTM"), ("c:0.5@BF!none", "LSTM"), ("s:0.5@BF!exp", "LSTM")],
+)
+def test_rule_2_is_silent_where_nothing_is_forgotten(text: str, cell: str) -> None:
+    """A warning at noise that keeps memory would teach people to ignore it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(parse(text), cell)
+
+
+def test_rule_2_warns_at_every_plan() -> None:
+    """A cached plan must not swallow the warning for the second layer that asks for it."""
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="forgets at evaluation"):
+            plan("c:0.4375@BF!exp", "LSTM")
+
+
+# Nonsense.
+
+
+@PROFILE
+@given(st.one_of(st.text(max_size=40), st.text("xhyWUcs:@BTFG/~[]>!,.-0123456789e ", max_size=30)))
+@example("x:0.5@BT/" + "9" * 400)
+@example("x:0.5@BT[" + "9" * 400 + "]")
+@example("x:" + "9" * 400 + "@B")
+@example("x:0.5@BT~1e999")
+@example("x:0.5@B>" + "9" * 400)
+@example("x:0.5@B>nan")
+@example("x:\u0660.\u0665@B")
+@example("x:0,0@B")
+@example("x:0.5@0.5@B")
+@example("x:0.5@\x00")
+def test_nonsense_gives_lapse_errors_only(text: str) -> None:
+    """Any other exception shows people our code instead of their mistake."""
+    try:
+        terms = parse(text)
+    except LapseError as error:
+        assert str(error)
+    else:
+        assert parse(" ".join(map(str, terms))) == terms or "nan" in text
+
+
+@PROFILE
+@given(
+    st.lists(legal_terms(), min_size=1, max_size=2),
+    st.integers(0, 200),
+    st.sampled_from("xcs:@BTFIOV/~[]>!,.-05e" + string.ascii_lowercase),
+    st.booleans(),
+)
+def test_slips_of_the_pen_give_lapse_errors_only(
+    terms: list[Term], at: int, character: str, instead: bool
+) -> None:
+    """One wrong character in a legal text is the likeliest mistake of all."""
+    text = " ".join(map(str, terms))
+    at %= len(text)
+    try:
+        parse(text[:at] + character + text[at + instead :])
+    except LapseError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "x:", "x:0.5", "x@B", "x:0.5@", ":0.5@BF", "x=0.5@BF", "x:0.5@bf", "x:half@BF"),
+        *("x:0.5@BF>", "x:0.5@BF~", "x:0.5@BF!inv>prev", "x:0.5,@BF", "x:0.5@BF,", "x:0.5 @BF"),
+    ],
+)
+def test_unreadable_text_is_quoted(text: str) -> None:
+    """The part that can't be read must stand in the message, with the grammar beside it."""
+    with pytest.raises(LapseError, match=r"site:rate@over>fill~law!scale") as caught:
+        parse(text)
+    assert f"'{text.split()[0]}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "known"),
+    [
+        ("q:0.5@BF", "'q'", "x, h, y"),
+        ("x:0.5@BF~normal", "'normal'", "bern, gauss"),
+        ("x:0.5@BF!out", "'out'", "inv, exp, none"),
+        ("x:0.5@BF>last", "'last'", "a number, prev or mean"),
+        ("x:0.5@BX", "'BX'", AXES),
+        ("x:0.5@B//2", "", "site:rate"),
+    ],
+)
+def test_unknown_parts_list_the_known_ones(text: str, part: str, known: str) -> None:
+    """A misspelt name is refused with the names to choose from."""
+    with pytest.raises(LapseError) as caught:
+        parse(text)
+    assert part in str(caught.value)
+    assert known in str(caught.value)
+
+
+NO_RATES = [-0.1, -1e-9, 1.0, 1, 1.5, 50, math.nan, math.inf, -math.inf, True]
+NO_NUMBERS = ["0.5", "half", "", None, [0.5], (0.5,), {}, object(), 0.5j]
+
+
+@pytest.mark.parametrize("rate", NO_RATES, ids=repr)
+def test_rates_out_of_range(rate: Any) -> None:
+    """A rate of 1 divides by 0, and NaN passes every comparison that is written the other way."""
+    with pytest.raises(LapseError, match=r"\[0, 1\)"):
+        Term("x", rate, "BF")
+    with pytest.raises(LapseError):
+        Term("x", Schedule(((0.0, 0.0), (1.0, rate))), "BF")
+    for form in FORMS:
+        with pytest.raises(LapseError):
+            form(rate)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("rate", NO_NUMBERS, ids=lambda rate: type(rate).__name__)
+def test_rates_that_are_no_numbers(rate: Any) -> None:
+    """A rate from a config file may be anything; it must not surface as a TypeError."""
+    with pytest.raises(LapseError):
+        Term("x", rate, "BF")
+
+
+@pytest.mark.parametrize("rate", ["half", "", None, True, False, [0.5], "0.5 y:0.5"], ids=repr)
+def test_forms_refuse_rates_that_are_no_numbers(rate: Any) -> None:
+    """The forms write their rates into text, where anything might slip in."""
+    for form in FORMS:
+        with pytest.raises(LapseError):
+            form(rate)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("q", 0.5, "BF"),
+        (None, 0.5, "BF"),
+        (3, 0.5, "BF"),
+        ("x", 0.5, ""),
+        ("x", 0.5, "btf"),
+        ("x", 0.5, "Q"),
+        ("x", 0.5, None),
+        ("x", 0.5, ("B", "F")),
+        ("x", 0.5, "BF", "last"),
+        ("x", 0.5, "BF", None),
+        ("x", 0.5, "BF", 0.0, "normal"),
+        ("x", 0.5, "BF", 0.0, None),
+        ("x", 0.5, "BF", 0.0, "bern", "out"),
+        ("x", "trained", "BF"),
+    ],
+    ids=repr,
+)
+def test_unknown_parts_of_a_term(arguments: tuple) -> None:
+    """Terms built in Python are checked like terms read from text."""
+    with pytest.raises(LapseError):
+        Term(*arguments)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        (),
+        ((0.0, 0.1),),
+        ((0.0, 0.1), (0.5, 0.2)),
+        ((0.5, 0.1), (1.0, 0.2)),
+        ((0.0, 0.1), (0.7, 0.1), (0.5, 0.2), (1.0, 0.2)),
+        ((0.0, 0.1), (1.5, 0.1), (1.0, 0.2)),
+        ((0.0, 0.1), (math.nan, 0.1), (1.0, 0.2)),
+    ],
+    ids=str,
+)
+def test_schedules_run_from_0_to_1(points: tuple) -> None:
+    """A schedule with no rate at some progress has no meaning there."""
+    with pytest.raises(LapseError, match="schedule"):
+        Schedule(points)
+
+
+@pytest.mark.parametrize(
+    "text", ["x:0,.3,0@BF", "x:0,.3@.5@BF", "x:.1@.5@BF", "x:0,.3@.7,.1@.2,0@B"]
+)
+def test_schedules_that_cannot_be_read(text: str) -> None:
+    """A point without its progress would silently move to an end."""
+    with pytest.raises(LapseError, match="schedule"):
+        parse(text)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.3), np.float32(0.5), np.float16(0.5), 0], ids=repr)
+def test_rates_of_other_number_types(number: Any) -> None:
+    """Rates often come out of NumPy; a saved text with `np.float64(0.3)` can't be read back."""
+    for term in (
+        Term("x", number, "BF"),
+        Term("x", Schedule(((0.0, number), (1.0, number))), "BF"),
+        Term("x", 0.5, "BF", fill=number),
+    ):
+        assert parse(str(term)) == (term,)
+        assert str(parse(str(term))[0]) == str(term)
+    plan(Term("x", number, "BF"), "LSTM")
+
+
+# What a user may give as noise=.
+
+
+def test_collect_takes_every_kind_of_noise() -> None:
+    """None, text, a term, a form and lists of these mean the same terms in the same order."""
+    x, y = Term("x", 0.5, "BF"), Term("y", 0.25, "BF")
+    assert collect(None) == ()
+    assert collect("") == collect([]) == collect([None, (), ""]) == ()
+    assert collect("x:.5@BF y:.25@BF") == collect([x, y]) == (x, y)
+    assert collect((lapse.SpatialDropout(0.5), [[y]])) == (x, y)
+    assert collect(lapse.Locked(0.5, 0.25)) == (x, y)
+    assert collect([y, x]) == (y, x)
+
+
+def test_collect_leaves_out_rate_0() -> None:
+    """A term with rate 0 would cost a mask, and move the streams of the terms after it."""
+    assert collect("x:0@BF x:0.5@BTF x:-0.0@B") == (Term("x", 0.5, "BTF"),)
+    assert collect(lapse.Zoneout(hidden=0.1)) == (Term("s", 0.1, "BTF", "prev"),)
+
+
+@PROFILE
+@given(
+    st.one_of(
+        st.integers(),
+        st.floats(),
+        st.booleans(),
+        st.binary(),
+        st.dictionaries(st.text(), st.text(), max_size=2),
+        st.sets(st.text(), max_size=2),
+        st.lists(st.one_of(st.integers(), st.text(max_size=9)), min_size=1, max_size=3),
+    )
+)
+@example(lapse.Zoneout)
+@example(object())
+@example(0.5)
+def test_collect_refuses_anything_else(noise: Any) -> None:
+    """`noise=0.5` is a likely first try; it must get an answer, not a traceback."""
+    try:
+        collect(noise)
+    except LapseError as error:
+        assert str(error)
+    else:
+        assert isinstance(noise, list)
+        assert all(isinstance(part, str) and not part.split() for part in noise)
+
+
+# The plan.
+
+
+@pytest.mark.parametrize("cell", catalog.CELLS, ids=lambda cell: cell.id)
+@pytest.mark.parametrize("name", catalog.NOISE)
+def test_each_cell_takes_exactly_what_it_can_run(cell: catalog.Cell, name: str) -> None:
+    """Noise that a cell can't run but takes would silently do something else."""
+    noise = catalog.NOISE[name]
+    if catalog.legal(cell, noise):
+        found = catalog.quiet_plan(noise, cell)
+        assert set(found.terms) == set(collect(noise))
+    else:
+        with pytest.raises(LapseError):
+            catalog.quiet_plan(noise, cell)
+
+
+@pytest.mark.parametrize(
+    ("text", "cell", "slots"),
+    [
+        ("x:.5@BF", "LSTM", "x"),
+        ("h:.5@BF", "GRU", "h"),
+        ("y:.5@BF", "SimpleRNN", "y"),
+        ("W:.5@IO", "LSTM", "W"),
+        ("U:.5@IO", "GRU", "U"),
+        ("i:.5@BF", "LSTM", "i"),
+        ("f:.5@BF", "LSTM", "f"),
+        ("g:.5@BF", "LSTM", "g"),
+        ("o:.5@BF", "LSTM", "o"),
+        ("z:.5@BF", "GRU", "z"),
+        ("r:.5@BF", "GRU", "r"),
+        ("n:.5@BF", "GRU", "n"),
+        ("g:.5@BF", "GRU", "n"),
+        ("c:.5@BF!exp", "LSTM", "i f"),
+        ("c:.5@BF>prev", "LSTM", "k_c"),
+        ("s:.5@BF", "LSTM", "o"),
+        ("s:.5@BF>prev", "LSTM", "k_h"),
+        ("s:.5@BF!exp", "GRU", "s"),
+        ("s:.5@BF>prev", "GRU", "k_h"),
+        ("s:.5@BF", "SimpleRNN", "s"),
+        ("s:.5@BF>prev", "SimpleRNN", "k_h"),
+        ("state:.5@BF!exp", "LSTM", "i f o"),
+        ("state:.5@BF>prev", "LSTM", "k_c k_h"),
+        ("state:.5@BF!exp", "GRU", "s"),
+        ("state:.5@BF>prev", "GRU", "k_h"),
+        ("state:.5@BF!exp", "SimpleRNN", "s"),
+        ("state:.5@BF>prev", "SimpleRNN", "k_h"),
+    ],
+)
+def test_slots(text: str, cell: str, slots: str) -> None:
+    """A term in the wrong slot is another method."""
+    assert [slot for slot, _ in catalog.quiet_plan(text, cell).slots] == slots.split()
+
+
+def test_plans_without_a_layer() -> None:
+    """The algebra knows more cells than there are layers."""
+    for cell in ("minGRU", "SRU", "QRNN", "lstm", ""):
+        with pytest.raises(LapseError, match=f"'{cell}'.*LSTM, GRU, SimpleRNN"):
+            plan("x:0.5@BF", cell)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x:learned@BF~concrete", "rate that changes"),
+        ("x:0,0.3@.5,0@BF", "rate that changes"),
+        ("x:0.5@BT>prev", "fills x with prev"),
+        ("y:0.5@BT>0.5", "fills y with 0.5"),
+        ("x:0.5@BT>mean", "fills x with mean"),
+        ("x:.1@B x:.1@T x:.1@F x:.1@BT x:.1@BF", "fifth term at x"),
+    ],
+)
+def test_what_no_layer_runs_is_said(text: str, why: str) -> None:
+    """The algebra is wider than the layers; running something else instead would be a lie."""
+    with pytest.raises(LapseError, match=why) as caught:
+        plan(text, "LSTM")
+    assert str(parse(text)[-1]) in str(caught.value)
+
+
+# The catalogue reaches everything.
+
+
+def test_the_catalogue_is_complete() -> None:
+    """What is missing from the catalogue is tested by nothing."""
+    runnable = [term for _, name in catalog.CASES for term in collect(catalog.NOISE[name])]
+    everything = [term for noise in catalog.NOISE.values() for term in collect(noise)]
+    assert {cell.name for cell in catalog.CELLS} == set(GATES)
+    assert {term.site for term in runnable} == set(SITES) - {"emb"}
+    assert {term.site for term in everything} == set(SITES)
+    assert {term.law for term in runnable} == set(LAWS)
+    assert {term.scale for term in runnable} == {*SCALES, None}
+    assert {name for term in everything for name in term.axes} == set(AXES)
+    runs = {(axis.name, axis.kind) for term in runnable for axis in term.axes.values() if axis.kind}
+    assert runs == {("T", "/"), ("T", "~"), ("T", "["), ("F", "[")}
+    kinds = {"number" if isinstance(term.fill, float) else term.fill for term in everything}
+    assert kinds == {"number", "prev", "mean"}
+    for law, scale in itertools.product(LAWS, SCALES):
+        if written_legally(("x", "BF", 0.0, law, scale)) and law == "bern":
+            assert any((term.law, term.scale) == (law, scale) for term in runnable)
+
+
+def test_the_catalogue_reaches_every_form_and_option() -> None:
+    """Each option of each form takes at least two values, so that one left unread shows."""
+    assert {type(form) for form in catalog.FORMS} == set(FORMS)
+    for form in FORMS:
+        for field in dataclasses.fields(form):
+            values = {getattr(one, field.name) for one in catalog.FORMS if type(one) is form}
+            assert len(values) > 1, f"{form.__name__}.{field.name} is only ever {values}"
+
+
+def test_the_catalogue_reaches_every_slot() -> None:
+    """A slot that no case fills is a line of the cells that nothing runs."""
+    used = {
+        slot
+        for cell, name in catalog.CASES
+        for slot, _ in catalog.quiet_plan(catalog.NOISE[name], cell).slots
+    }
+    assert used == set(Masks._fields)
