@@ -1,9 +1,9 @@
 """A Dropout layer in front of a GRU that drops input features too, on sequences of any length."""
 
-import numpy as np
-
 import keras
+import numpy as np
 from keras import Sequential
+
 from lapse.keras import GRU, Dropout
 
 keras.utils.set_random_seed(1)

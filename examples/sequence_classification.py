@@ -1,10 +1,10 @@
 """The classic: sequence classification with an LSTM, and dropout after it."""
 
+import keras
 import numpy as np
+from keras import Sequential
 from keras.layers import Dense, Embedding
 
-import keras
-from keras import Sequential
 from lapse.keras import LSTM, Dropout
 
 keras.utils.set_random_seed(1)

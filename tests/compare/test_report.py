@@ -302,8 +302,9 @@ def test_page_gives_each_placement_its_meaning_and_its_code(full: Comparison, pa
     text = Page(page).text
     for row in full.rows:
         assert row.about in text and row.noise in text
-    assert "Dropout(0.5),\nLSTM(48)," in text
-    assert "LSTM(48, noise=lapse.WeightDrop(0.5))," in text
+        assert row.keras.replace("UNITS", "48").replace("\n", ",\n") + "," in text
+    assert "Dropout(0.25),\nLSTM(48)," in text
+    assert "LSTM(48, noise=lapse.WeightDrop(0.25))," in text
     assert "UNITS" not in text
 
 

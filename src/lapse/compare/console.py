@@ -52,6 +52,8 @@ def compare(
     study = plan_study(_data(file, id=id, time=time, target=target), quick=quick, seeds=seeds)
     write_whole(out / ".gitignore", "*\n")  # also finds out now, not after the runs, if it can
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160  # in a file or a pipe no line is cut
     data = study.data
     console.print(
         f"{data.name}: {int((~data.test).sum())} training and {int(data.test.sum())} test "
@@ -157,10 +159,20 @@ class _PlainProgress:
 
 
 def _show(comparison: Comparison, console: Console) -> None:
+    """The table, on a narrow terminal without the columns that people can best do without."""
     lines = report.table(comparison)
-    table = Table(box=None, pad_edge=False)
-    for n, title in enumerate(lines[0]):
-        table.add_column(title, justify="left" if n == 0 else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line.values())
+    spare = ["accuracy", "p (Holm)", "ms/step", "seeds won"]
+    left_out: list[str] = []
+    while True:
+        table = Table(box=None, pad_edge=False)
+        for title in (title for title in lines[0] if title not in left_out):
+            words = title in ("placement", "verdict")
+            table.add_column(title, justify="left" if words else "right", no_wrap=not words)
+        for line in lines:
+            table.add_row(*(text for title, text in line.items() if title not in left_out))
+        if not spare or console.measure(table).minimum <= console.width:
+            break
+        left_out.append(spare.pop(0))
     console.print(table)
+    if left_out:
+        console.print(f"(the report also has {', '.join(left_out)})")

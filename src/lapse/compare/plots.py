@@ -161,8 +161,8 @@ def learning_curves(comparison: Comparison) -> Figure:
 
     columns = min(len(rows), 5)
     lines = -(-len(rows) // columns)
-    left, gap, title, tall, above, below = 30, 12, 40, 104, 18, 34
-    wide = (_WIDTH - left - 2 - gap * (columns - 1)) / columns
+    left, right, gap, title, tall, above, below = 30, 8, 12, 40, 104, 18, 34
+    wide = (_WIDTH - left - right - gap * (columns - 1)) / columns
     height = above + lines * (title + tall) + below
     figure = _figure("curves", height, "Training and validation log-loss by epoch")
     dashed: Any = {"color": _VERMILION, "linewidth": 1.6, "linestyle": (0, (4, 1.2))}

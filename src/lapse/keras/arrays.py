@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 import keras
+import numpy as np
 from keras import ops
+
 from lapse import arrays, cells, masks
 from lapse.noise import Term
 from lapse.philox import WORD

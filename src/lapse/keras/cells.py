@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 from keras import ops
+
 from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
@@ -33,7 +34,6 @@ class _Cell(Noisy):
                     f"{term} draws a mask per step, and a cell doesn't know which step it is at; "
                     f"write lapse.keras.{self.kind}(..., noise='{term}')."
                 )
-        self._sequence_masks: Masks | None = None
 
     def draw_masks(self, batch: Any, seed: Any = None) -> Masks:
         """Draws the masks of one sequence, to be passed to each of its steps as `masks=`.
@@ -85,16 +85,27 @@ class _Cell(Noisy):
             return given
         if not (training and self.plan.slots):
             return masks.expected(self.plan)
-        return self._sequence_masks or self.draw_masks(ops.shape(inputs)[0])
+        return self._of_the_sequence() or self.draw_masks(ops.shape(inputs)[0])
 
-    # keras.layers.RNN calls these two around its loop, for cells that draw per sequence.
+    # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
+    # them the masks stand in the context of the call, which ends with it even when the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
-        context = self._get_call_context()  # type: ignore[attr-defined]
-        if context.training and self.plan.slots:
-            self._sequence_masks = self.draw_masks(ops.shape(step_input)[0])
+        if self._context.training and self.plan.slots:
+            self._keep(self.draw_masks(ops.shape(step_input)[0]))
 
     def reset_dropout_mask(self) -> None:
-        self._sequence_masks = None
+        self._keep(None)
+
+    def _keep(self, masks: Masks | None) -> None:
+        self._context.set_value(f"lapse_masks_{id(self)}", masks)
+
+    def _of_the_sequence(self) -> Masks | None:
+        kept: Masks | None = self._context.get_value(f"lapse_masks_{id(self)}")
+        return kept
+
+    @property
+    def _context(self) -> Any:
+        return self._get_call_context()  # type: ignore[attr-defined]
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
         """Drawn with the input's."""

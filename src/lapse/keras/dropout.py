@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 from keras import ops
+
 from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+
 from lapse import masks
 from lapse.keras import arrays
 from lapse.noise import collect

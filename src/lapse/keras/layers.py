@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
 from lapse import cells, masks
+from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
 from lapse.plan import Masks
@@ -20,6 +22,16 @@ class _Passed(NamedTuple):
 
     padding: Any
     masks: Masks | None
+
+
+def _backwards(masks: Masks) -> Masks:
+    """The masks of the last step first."""
+
+    def turned(slot: str, mask: Any) -> Any:
+        constant = mask is None or isinstance(mask, float) or slot in "WU" or mask.shape[1] == 1
+        return mask if constant else ops.flip(mask, axis=1)
+
+    return Masks(**{slot: turned(slot, mask) for slot, mask in masks._asdict().items()})
 
 
 class _Recurrent(Noisy):
@@ -34,6 +46,11 @@ class _Recurrent(Noisy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if getattr(self, "use_cudnn", None) is True:
+            raise LapseError(
+                f"use_cudnn=True was given, and lapse's {self.kind} runs no cuDNN kernel; leave it "
+                "out, or write 'auto' or False."
+            )
         # Bidirectional would hand both layers to a vendor kernel, which knows no noise.
         self.use_cudnn = False
 
@@ -47,7 +64,8 @@ class _Recurrent(Noisy):
 
         Returns:
             One array for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
-            for W and U (rows or 1, columns or 1). The layer must be built.
+            for W and U (rows or 1, columns or 1). Timesteps are those of the input, also where the
+            layer goes backwards. The layer must be built.
         """
         return arrays.draw(
             self.plan,
@@ -78,6 +96,10 @@ class _Recurrent(Noisy):
             training: whether to draw noise.
             masks: drop masks from `draw_masks`, used in training and evaluation alike.
         """
+        if mask is None:
+            # Keras passes on the padding of Masking and Embedding only to a call with one tensor,
+            # and loses it beside masks= or initial_state=.
+            mask = getattr(sequences, "_keras_mask", None)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
             sequences, initial_state, mask=passed, training=training
@@ -89,9 +111,6 @@ class _Recurrent(Noisy):
         running, given = mask
         if running is not None:
             running = ops.cast(running, "bool")
-        if self.go_backwards:
-            sequences = ops.flip(sequences, axis=1)
-            running = None if running is None else ops.flip(running, axis=1)
         if given is not None:
             drawn = given
         elif training and self.plan.slots:
@@ -99,6 +118,11 @@ class _Recurrent(Noisy):
             drawn = self.draw_masks(batch, timesteps)
         else:
             drawn = masks.expected(self.plan)
+        if self.go_backwards:
+            # The masks turn with the sequence, so that a real step's never depends on padding.
+            sequences = ops.flip(sequences, axis=1)
+            running = None if running is None else ops.flip(running, axis=1)
+            drawn = _backwards(drawn)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
             initial_state = [ops.copy(state) for state in initial_state]
         outputs, state = cells.unroll(

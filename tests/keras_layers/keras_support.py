@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import torch
+from keras import ops
 
 import catalog
-import keras
 import lapse.keras
 from catalog import CASES, CELLS, FORMS, GRU_RESET_BEFORE, NOISE, Cell, distance, legal
-from keras import ops
 from lapse import cells
 from lapse.cells import Weights
 from lapse.plan import Masks

@@ -1,11 +1,11 @@
 """The embedding layer: which rows are dropped, for whom, and that evaluation drops none."""
 
+import keras
 import numpy as np
 import pytest
-
-import keras
-import lapse
 from keras import ops
+
+import lapse
 from lapse import masks
 from lapse.keras import Embedding
 from lapse.noise import collect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras_support import (
@@ -27,7 +28,6 @@ from keras_support import (
     seed_state,
 )
 
-import keras
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, frozen_masks
 from lapse import masks as drawing
 

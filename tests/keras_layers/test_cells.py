@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras_support import (
@@ -28,7 +29,6 @@ from keras_support import (
     stock_cell,
 )
 
-import keras
 import lapse
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance, frozen_masks, quiet_plan
 from lapse import masks as drawing
@@ -187,6 +187,18 @@ def test_rnn_holds_a_cell_s_state_in_padding() -> None:
     masks = drawing.draw(loop.cell.plan, 5, **SIZES)
     found = loop(given.x, mask=keras.ops.convert_to_tensor(running), training=True)
     close(found, oracle(LSTM, given, masks, running=running)[0])
+
+
+def test_a_loop_that_fails_leaves_no_mask_behind_in_the_cell() -> None:
+    """B9: the next call met the masks of the one that failed."""
+    given = problem(LSTM)
+    made = built(LSTM, given, "x:0.5@BF", seed=5)
+    wrong = [np.zeros((BATCH, UNITS + 1), np.float32)] * 2
+    with pytest.raises(Exception, match=r"RNN\.call\(\)"):  # each backend has its own type
+        keras.layers.RNN(made)(given.x, initial_state=wrong, training=True)
+    masks = drawing.draw(made.plan, 5 | 1 << 32, **SIZES)
+    found = made(*one_step(given), training=True)[0]
+    close(found, expected_step(LSTM, given, masks)[0])
 
 
 @pytest.mark.parametrize("stack", [list, keras.layers.StackedRNNCells], ids=["list", "stacked"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 from keras_support import BACKEND, array, compiled
 
-import keras
-from keras import ops
 from lapse import masks
 from lapse.arrays import NUMPY
 from lapse.keras import arrays

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras_support import (
@@ -24,7 +25,6 @@ from keras_support import (
     stock_layer,
 )
 
-import keras
 import lapse.keras
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell
 

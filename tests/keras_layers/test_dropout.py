@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 from keras_support import BATCH, FEATURES, TIMESTEPS, array, close, compiled, seed_state
 
-import keras
 import lapse
-from keras import ops
 from lapse import masks as drawing
 from lapse.keras import Dropout, SpatialDropout1D, TimestepDropout
 from lapse.plan import plan

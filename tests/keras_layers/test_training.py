@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras_support import (
@@ -32,7 +33,6 @@ from keras_support import (
     stock_layer,
 )
 
-import keras
 import lapse
 from catalog import CELLS, GRU, LSTM, NOISE, SIMPLE_RNN, Cell, distance, quiet_plan
 from lapse import masks as drawing
@@ -195,8 +195,8 @@ def test_a_form_that_forgets_at_evaluation_warns_when_the_layer_is_made() -> Non
 @pytest.mark.parametrize("cell", [LSTM, GRU], ids=lambda cell: cell.id)
 @pytest.mark.parametrize(
     ("noise", "backwards"),
-    [(PER_STEP, False), (PER_SEQUENCE, False), (PER_SEQUENCE, True)],
-    ids=["per step", "per sequence", "per sequence, backwards"],
+    [(PER_STEP, False), (PER_STEP, True), (PER_SEQUENCE, False), (PER_SEQUENCE, True)],
+    ids=["per step", "per step, backwards", "per sequence", "per sequence, backwards"],
 )
 def test_padding_at_the_end_changes_neither_masks_nor_results(
     cell: Cell, noise: str, backwards: bool
@@ -260,6 +260,14 @@ def test_bidirectional_never_takes_a_kernel_that_knows_no_noise(
     given = problem(cell)
     both.build(given.x.shape)
     both(given.x, training=True)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU], ids=lambda cell: cell.id)
+def test_a_kernel_that_lapse_does_not_run_is_refused(cell: Cell) -> None:
+    with pytest.raises(lapse.LapseError, match=r"use_cudnn=True was given.* write 'auto' or False"):
+        lapse_layer(cell, use_cudnn=True)
+    lapse_layer(cell, use_cudnn="auto")
+    lapse_layer(cell, use_cudnn=False)
 
 
 def test_training_true_in_a_functional_model_keeps_the_noise_on() -> None:

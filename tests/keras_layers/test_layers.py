@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 from keras_support import (
     BACKEND_CASES,
     BATCH,
@@ -45,12 +47,12 @@ from catalog import (
     legal,
     quiet_plan,
 )
-from keras import ops
 from lapse import forms
 from lapse import masks as drawing
 from lapse.plan import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "last output": {},
@@ -231,7 +233,7 @@ def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell) -> None:
 @CELL
 @pytest.mark.parametrize("options", ["backwards", "no bias", "unrolled", "state"])
 def test_noise_goes_with_every_option(cell: Cell, options: str) -> None:
-    """The masks of a layer that goes backwards stand in the order in which it runs."""
+    """The masks of a layer that goes backwards stand in the order of its input."""
     chosen = {"return_sequences": True, "return_state": True, **OPTIONS[options]}
     given = problem(cell, bias=chosen.get("use_bias", True))
     layer = given.give(lapse_layer(cell, EVERYWHERE, **chosen))
@@ -239,6 +241,9 @@ def test_noise_goes_with_every_option(cell: Cell, options: str) -> None:
     found, *_ = array(layer(given.x, training=True, masks=on_backend(masks)))
     if chosen.get("go_backwards"):
         given = given._replace(x=given.x[:, ::-1])
+        masks = masks._replace(
+            **{slot: getattr(masks, slot)[:, ::-1] for slot in "xhy"}, k_h=masks.k_h[:, ::-1]
+        )
     close(found, oracle(cell, given, masks)[0])
 
 
@@ -268,6 +273,24 @@ def test_noise_and_padding_together(cell: Cell) -> None:
     expected, _ = oracle(cell, given, masks, running=RUNNING)
     for row, name in enumerate(PADDING):
         close(outputs[row], expected[row], what=name)
+
+
+@KIND
+@pytest.mark.parametrize("given_too", ["masks", "initial_state"])
+def test_the_padding_of_a_masking_layer_holds_beside_other_tensors(
+    cell: Cell, given_too: str
+) -> None:
+    """Keras passes on an implicit mask only to calls with one tensor."""
+    given = problem(cell)
+    running = np.arange(TIMESTEPS) < np.array([[7], [4], [1]])
+    x = np.where(running[..., None], given.x, 0)
+    layer = given.give(lapse_layer(cell, "x:0.5@BTF", return_sequences=True))
+    masks = frozen_masks(cell, "x:0.5@BTF", x, UNITS)
+    state = list(given.state)
+    passed = {"masks": {"masks": on_backend(masks)}, "initial_state": {"initial_state": state}}
+    found = layer(keras.layers.Masking()(x), **passed[given_too])
+    expected = {"masks": {"masks": masks}, "initial_state": {"initial_state": given.state}}
+    close(found, oracle(cell, given, running=running, **expected[given_too])[0])
 
 
 def test_activations_of_the_layer_are_used() -> None:
@@ -322,7 +345,7 @@ def test_drawn_masks_are_numpy_s(cell: Cell, noise: str) -> None:
             close(mask, wanted, "continuous masks", slot)
 
 
-@pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
+@KIND
 def test_a_layer_that_goes_backwards_has_a_stream_of_its_own(cell: Cell) -> None:
     seed = 2**63 + 1
     layer = problem(cell).give(lapse_layer(cell, "x:0.5@BTF", go_backwards=True))
