@@ -211,6 +211,13 @@ def on_backend(masks: Masks, dtype: str = "float32") -> Masks:
     return Masks(*(ops.convert_to_tensor(m, dtype) if m is not None else None for m in masks))
 
 
+def turned(masks: Masks) -> Masks:
+    """The masks of a layer that goes backwards, in the order in which it runs."""
+    return Masks(
+        *(m if m is None or slot in "WU" else m[:, ::-1] for slot, m in masks._asdict().items())
+    )
+
+
 def close(found: Any, expected: Any, tolerance: str = "values", what: object = "") -> None:
     apart = distance(array(found), expected)
     assert apart <= TOLERANCE[tolerance], f"{what} {apart:.2g} apart"

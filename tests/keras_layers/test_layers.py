@@ -32,6 +32,7 @@ from keras_support import (
     problem,
     seed_state,
     stock_layer,
+    turned,
 )
 
 from catalog import (
@@ -240,10 +241,7 @@ def test_noise_goes_with_every_option(cell: Cell, options: str) -> None:
     masks = frozen_masks(cell, EVERYWHERE, given.x, UNITS)
     found, *_ = array(layer(given.x, training=True, masks=on_backend(masks)))
     if chosen.get("go_backwards"):
-        given = given._replace(x=given.x[:, ::-1])
-        masks = masks._replace(
-            **{slot: getattr(masks, slot)[:, ::-1] for slot in "xhy"}, k_h=masks.k_h[:, ::-1]
-        )
+        given, masks = given._replace(x=given.x[:, ::-1]), turned(masks)
     close(found, oracle(cell, given, masks)[0])
 
 

@@ -85,27 +85,30 @@ class _Cell(Noisy):
             return given
         if not (training and self.plan.slots):
             return masks.expected(self.plan)
-        return self._of_the_sequence() or self.draw_masks(ops.shape(inputs)[0])
+        of_the_sequence = self._context().get(self._name)
+        return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
     # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
-    # them the masks stand in the context of the call, which ends with it even when the loop fails.
+    # them the masks stand in the context of its call, which ends with it even when the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
-        if self._context.training and self.plan.slots:
-            self._keep(self.draw_masks(ops.shape(step_input)[0]))
+        if self._context().get("training") and self.plan.slots:
+            self._context()[self._name] = self.draw_masks(ops.shape(step_input)[0])
 
     def reset_dropout_mask(self) -> None:
-        self._keep(None)
-
-    def _keep(self, masks: Masks | None) -> None:
-        self._context.set_value(f"lapse_masks_{id(self)}", masks)
-
-    def _of_the_sequence(self) -> Masks | None:
-        kept: Masks | None = self._context.get_value(f"lapse_masks_{id(self)}")
-        return kept
+        self._context().pop(self._name, None)
 
     @property
-    def _context(self) -> Any:
-        return self._get_call_context()  # type: ignore[attr-defined]
+    def _name(self) -> str:
+        return f"lapse_masks_{id(self)}"
+
+    def _context(self) -> dict[str, Any]:
+        """What belongs to the outermost call that this cell is part of."""
+        layer: Any = self
+        context = layer._get_call_context()
+        if context.entry_layer is self:  # there is none: undo that asking opened one
+            layer._maybe_reset_call_context()
+        values: dict[str, Any] = vars(context)
+        return values
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
         """Drawn with the input's."""
