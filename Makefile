@@ -10,10 +10,10 @@ demo: .venv/installed
 	$(BIN)/lapse compare
 
 test: .venv/installed
-	$(BIN)/pytest --ignore=tests/keras_layers
-	KERAS_BACKEND=torch $(BIN)/pytest tests/keras_layers
-	KERAS_BACKEND=jax $(BIN)/pytest tests/keras_layers
-	KERAS_BACKEND=tensorflow $(BIN)/pytest tests/keras_layers
+	$(BIN)/pytest -n auto --ignore=tests/keras_layers
+	KERAS_BACKEND=torch $(BIN)/pytest -n auto tests/keras_layers
+	KERAS_BACKEND=jax $(BIN)/pytest -n auto tests/keras_layers
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto tests/keras_layers
 
 check: .venv/installed
 	$(BIN)/ruff format --check

@@ -72,7 +72,9 @@ def test_fit_trains_on_the_masks_of_seed_and_call(cell: Cell, noise: str) -> Non
 
 
 def test_lengths_may_change_from_batch_to_batch() -> None:
-    layer = lapse_layer(LSTM, EVERYWHERE + " " + PER_STEP, return_sequences=True, seed=5)
+    layer = lapse_layer(
+        LSTM, f"{EVERYWHERE} {PER_STEP} o:0.2@BT~0.5F", return_sequences=True, seed=5
+    )
     model = model_of(layer, timesteps=None)
     for call, timesteps in enumerate((7, 5, 7)):
         given = problem(LSTM, timesteps=timesteps)

@@ -1,7 +1,7 @@
 """The arrays of Keras's backends: what drawing masks and running cells take from them.
 
-JAX and TensorFlow draw inside their compiled graphs, where the seed is no number yet; PyTorch runs
-eagerly and draws in NumPy. The bits are the same everywhere.
+Inside a compiled graph of JAX or TensorFlow the seed is no number yet, so the graph draws;
+everywhere else NumPy does. The bits are the same.
 """
 
 from __future__ import annotations
@@ -52,12 +52,11 @@ class _Graph:
     sqrt, tanh = staticmethod(ops.sqrt), staticmethod(ops.tanh)
 
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:
-        def step(held: Any, now: tuple[Any, Any]) -> tuple[Any, Any]:
-            held = ops.where(now[1], now[0], held)
-            return held, held
+        def step(carry: tuple, now: dict) -> tuple:
+            return (ops.where(now["fresh"], now["value"], carry[0]),)
 
         values, fresh = ops.moveaxis(values, axis, 0), ops.moveaxis(fresh, axis, 0)
-        _, held = ops.scan(step, values[0], (values, fresh))
+        _, held = scan(step, (values[0],), {"value": values, "fresh": fresh})
         return ops.moveaxis(held, 0, axis)
 
 
@@ -123,10 +122,23 @@ def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> A
 
 def _drawn_on(seed: Any) -> tuple[Any, Any]:
     """The arrays to draw on, and the seed as they take it."""
-    on = _GRAPHS.get(keras.backend.backend(), arrays.NUMPY)
-    if on is arrays.NUMPY and not isinstance(seed, int):
+    if _in_a_graph(seed):
+        return _GRAPHS[keras.backend.backend()], seed
+    if not isinstance(seed, int):
         seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
-    return on, seed
+    return arrays.NUMPY, seed
+
+
+def _in_a_graph(seed: Any) -> bool:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(seed, jax.core.Tracer)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.executing_eagerly()
+    return False
 
 
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
@@ -138,12 +150,18 @@ def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
         plain: Callable = cells.plain_scan(ops.stack)
         return plain(step, carry, inputs)  # type: ignore[no-any-return]
 
-    def both(carry: tuple, now: dict) -> tuple[tuple, tuple]:
-        new = step(carry, now)
-        return new, new  # TensorFlow's scan wants outputs of the carry's structure
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    last, outputs = ops.scan(both, carry, inputs)
-    return last, outputs[0]
+        # Not ops.scan, which fails where the number of timesteps is unknown (Keras 3.15).
+        outputs, *states = tf.scan(step, inputs, carry)
+        return (outputs[-1], *(state[-1] for state in states)), outputs
+
+    def both(carry: tuple, now: dict) -> tuple[tuple, Any]:
+        new = step(carry, now)
+        return new, new[0]
+
+    return ops.scan(both, carry, inputs)  # type: ignore[no-any-return]
 
 
 def once(step: Callable, carry: tuple, inputs: dict) -> tuple:
