@@ -1,18 +1,24 @@
 """The command as a user meets it: what it prints, what it writes, how it fails."""
 
 import html.parser
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
-from small import write_csv
+from rich.console import Console
+from small import made_up_run, write_csv
 
 from lapse.cli import main
+from lapse.compare.answer import rows
+from lapse.compare.console import _show
+from lapse.compare.placements import PLACEMENTS
 from lapse.compare.result import Comparison
 from lapse.forms import FORMS
 
+KEYS = [placement.key for placement in PLACEMENTS]
 COLUMNS = ["--id", "walk", "--time", "at", "--target", "kind"]
 
 
@@ -44,6 +50,22 @@ def test_quick_look_at_a_csv_file(tmp_path):
     repeated = Comparison.from_json((tmp_path / "found/results.json").read_text())
     assert repeated.runs == results.runs
     assert repeated.answer == results.answer
+
+
+@pytest.mark.parametrize("width", [160, 100, 80])
+def test_table_fits_the_terminal_and_cuts_no_number(width):
+    runs = [made_up_run(key, seed, 0.1 + 0.01 * seed) for key in KEYS for seed in range(10)]
+    noises = (placement.noise for placement in PLACEMENTS)
+    table = rows(PLACEMENTS, runs, dict.fromkeys(noises, 12.345))
+    settings = {"seeds": 10, "quick": False}
+    comparison = Comparison("", {}, settings, table, tuple(runs), {})
+    console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True)
+    _show(comparison, console)
+    shown = console.export_text()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("accuracy" in shown.splitlines()[0]) == (width == 160)
+    assert ("the report also has accuracy" in shown) == (width < 160)
 
 
 def test_ts_file_through_the_command(tmp_path):

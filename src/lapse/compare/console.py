@@ -153,26 +153,28 @@ class _PlainProgress:
         now = clock.monotonic() - self.start
         if now < 0.5:
             self.before = done  # found on disk, so they say nothing about the pace
-        if done * 10 // of > (done - 1) * 10 // of:
-            left = now / max(1, done - self.before) * (of - done)
+        elif done * 10 // of > (done - 1) * 10 // of:
+            left = now / (done - self.before) * (of - done)
             self.console.print(f"{done} of {of} runs, {now:.0f} s, about {left:.0f} s left")
 
 
 def _show(comparison: Comparison, console: Console) -> None:
     """The table, on a narrow terminal without the columns that people can best do without."""
     lines = report.table(comparison)
-    spare = ["accuracy", "p (Holm)", "ms/step", "seeds won"]
-    left_out: list[str] = []
-    while True:
-        table = Table(box=None, pad_edge=False)
-        for title in (title for title in lines[0] if title not in left_out):
-            words = title in ("placement", "verdict")
-            table.add_column(title, justify="left" if words else "right", no_wrap=not words)
-        for line in lines:
-            table.add_row(*(text for title, text in line.items() if title not in left_out))
-        if not spare or console.measure(table).minimum <= console.width:
-            break
-        left_out.append(spare.pop(0))
-    console.print(table)
+    widths = {title: max(len(title), *(len(line[title]) for line in lines)) for title in lines[0]}
+    words = {"placement": 18, "verdict": 16}  # at least, since their lines may break
+    widths |= words
+    left_out = []
+    for spare in ("accuracy", "p (Holm)", "ms/step", "seeds won"):
+        if sum(widths.values()) + 2 * (len(widths) - 1) > console.width:
+            left_out.append(spare)
+            del widths[spare]
+    table = Table(box=None, pad_edge=False)
+    for title, width in widths.items():
+        fixed = width if left_out or title not in words else None
+        table.add_column(title, justify="left" if title in words else "right", width=fixed)
+    for line in lines:
+        table.add_row(*(line[title] for title in widths))
+    console.print(table, soft_wrap=False)
     if left_out:
         console.print(f"(the report also has {', '.join(left_out)})")
