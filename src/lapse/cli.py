@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,12 +21,18 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 2 for a mistake, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where it can't write a character, a "?"
+            stream.reconfigure(errors="replace")
     try:
         arguments = _parser().parse_args(argv)
         arguments.run(arguments)
+        sys.stdout.flush()
     except LapseError as error:
         print(f"lapse: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read this has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("lapse: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -74,8 +82,8 @@ def _compare(arguments: Any) -> None:
         from lapse.compare.console import compare
     except ModuleNotFoundError as error:
         raise LapseError(
-            f"lapse compare needs {error.name}, which is not installed; write "
-            "pip install 'lapse[compare]'."
+            f"lapse compare needs {error.name}, which is not installed; install lapse with its "
+            "extra [compare]."
         ) from None
     compare(
         arguments.file,

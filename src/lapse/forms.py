@@ -10,10 +10,14 @@ grammar). Every rate is the probability of dropping, in [0, 1); a rate of 0 leav
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import ClassVar
 
+from lapse.errors import LapseError
 from lapse.noise import Term, collect
+
+_KINDS: dict[str, type] = {"float": Real, "int": Integral, "bool": bool}
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,13 @@ class Form(ABC):
     paper: ClassVar[str]
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), _KINDS[str(field.type)]
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+                raise LapseError(
+                    f"{type(self).__name__} was given {field.name}={value!r}; write a "
+                    f"{field.type}, such as {field.default!r}."
+                )
         collect(self.text())  # an illegal rate is reported where it was written
 
     @abstractmethod

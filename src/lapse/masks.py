@@ -59,6 +59,8 @@ def draw(
     """
     gates = len(GATES[plan.cell])
     stream = _Stream(seed, layer, direction, arrays)
+    if samples is not None and not all(0 <= sample < SHARED for sample in samples):
+        raise LapseError(f"samples={samples} must be whole numbers in [0, 2**32 - 1).")
     rows = arrays.range(batch) if samples is None else arrays.words(samples)
 
     def mask(slot: str, one: Draw) -> Any:

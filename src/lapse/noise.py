@@ -107,7 +107,7 @@ class Term:
         site: where it acts, one of `rules.SITES`.
         rate: probability of dropping, in [0, 1); or a `Schedule`; or "learned". For the continuous
             laws it sets the variance of the multiplier, rate / (1 - rate), the one of inverted
-            Bernoulli dropout.
+            Bernoulli dropout (nearly, for "concrete").
         over: the axes the mask is independent along, e.g. "BTF"; shared along all others.
         fill: what stands in for a dropped value: a number, "prev" (zoneout: keep the old value) or
             "mean".

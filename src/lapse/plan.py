@@ -80,6 +80,41 @@ def plan(noise: object, cell: str) -> Plan:
     return _plan(terms, cell)
 
 
+def check_masks(masks: Masks, plan: Plan, *, timesteps: Any, units: int, **sizes: Any) -> None:
+    """Checks masks that a user gives to a layer; a slot may be left empty.
+
+    Args:
+        masks: as `masks.draw` makes them.
+        plan: of the layer.
+        timesteps, units, batch, features: the sizes of the call; None where one is not known yet.
+
+    Raises:
+        LapseError: for a slot that the layer doesn't use, or a shape that doesn't fit.
+    """
+    gates = len(GATES[plan.cell])
+    used = {slot for slot, _ in plan.slots}
+    for slot, mask in masks._asdict().items():
+        if mask is None or isinstance(mask, float):
+            continue
+        if slot not in used:
+            raise LapseError(
+                f"the masks hold one for {slot}, where this layer has no noise (its noise is "
+                f"'{' '.join(map(str, plan.terms))}'); give masks from its own draw_masks."
+            )
+        width = sizes["features"] if slot in "xW" else units
+        full = (width, gates * units) if slot in "WU" else (sizes["batch"], timesteps, gates, width)
+        shape = tuple(mask.shape)
+        fits = len(shape) == len(full) and all(
+            size in (1, whole, None) or whole is None
+            for size, whole in zip(shape, full, strict=True)
+        )
+        if not fits:
+            raise LapseError(
+                f"the mask for {slot} has shape {shape}; this call needs {full}, or 1 for an axis "
+                "that shares it."
+            )
+
+
 @lru_cache
 def _plan(terms: tuple[Term, ...], cell: str) -> Plan:
     slots: dict[str, list[Draw]] = {}

@@ -1,12 +1,14 @@
 """The ten rules that say which noise terms can work, each with its reason and a way out.
 
  1  What a cell carries elementwise (LSTM c, GRU s, state) must not be scaled up: no `inv`.
- 2  Scaling it down at evaluation (`exp`) is legal but forgets geometrically: a warning.
+ 2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal but forgets
+    geometrically: a warning.
  3  `>prev` needs a previous value and takes no scale; other fills belong to x, y and emb.
  4  Gates scale at evaluation; `inv` would push the carrying gates f and z above 1.
  5  G belongs to x and h, which several gates read; B and T never to a weight.
  6  V belongs to emb; blocks, chains and spans run along T, spans also along F.
- 7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1.
+ 7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1 (for the relaxed
+    coin of `concrete`, nearly).
  8  A learned rate needs a relaxed law.
  9  A site must exist in the cell; cells linear in h have neither h nor U.
 10  Padding takes no part: a mask of a real step never depends on padded ones, and each direction
@@ -16,6 +18,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
@@ -56,6 +59,7 @@ def check(terms: Iterable[Term], cell: str) -> None:
         _has_site(term, cell)
         if _carried(term, cell):
             _no_growth(term, f"{cell} carries {term.site} elementwise from step to step")
+        if _carried(term, cell) or term.site in ("f", "z"):
             _forgets(term)
 
 
@@ -119,8 +123,19 @@ def _forgets(term: Term) -> None:
             f"with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 steps (0.36 "
             "without noise). Zoneout (>prev) does not forget.",
             UserWarning,
-            stacklevel=4,  # whoever asked for a plan; between are check and plan.py
+            stacklevel=_outside(),
         )
+
+
+def _outside() -> int:
+    """The stacklevel of whoever called lapse, however deep its layers and Keras's stand between."""
+    here, level = sys._getframe(1), 1
+    while here.f_back and here.f_globals.get("__name__", "").partition(".")[0] in (
+        "lapse",
+        "keras",
+    ):
+        here, level = here.f_back, level + 1
+    return level
 
 
 def _prev(term: Term) -> None:
@@ -244,7 +259,7 @@ def _has_site(term: Term, cell: str) -> None:
         _refuse(
             term,
             f"an embedding table is not part of {cell}",
-            "give it to the layer that looks the rows up",
+            "give it to lapse.keras.Embedding or lapse.torch.Embedding",
         )
     if term.site not in CELLS[cell]:
         why = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
 from lapse.compare.placements import Placement
 from lapse.compare.result import Row, Run
-from lapse.compare.statistics import ENOUGH, LEVEL, Paired, holm, paired, verdict
+from lapse.compare.statistics import ENOUGH, LEVEL, holm, paired, verdict
 
 
 def rows(
@@ -58,87 +59,95 @@ def rows(
 
 
 def answer(table: Sequence[Row], runs: Sequence[Run], name: str) -> str:
-    """One sentence: does a placement beat dropping nothing, and do layers or arguments win?
-
-    What is named as best is chosen by validation loss, so that its test result is no winner's luck.
-    """
+    """One sentence: does a placement beat dropping nothing, and do layers or arguments win?"""
     seeds = len({run.seed for run in runs})
-    chosen = best(table, seeds)
+    digits, chosen = places(table), best(table)
     if seeds < ENOUGH:
-        assert chosen is not None
         return (
             f"A first look at {name} with {seeds} seeds, too few for a verdict: the lowest "
-            f"validation loss belongs to {_named(chosen, table)}{_gain(chosen)}."
+            f"validation loss belongs to {_named(chosen, table)}{_gain(chosen, digits)}."
         )
-    if chosen is None:
-        worse = [row for row in table if row.verdict == "worse" and not row.same_as]
-        first = f"On {name} no placement of dropout is detectably better than none"
-        if worse:
-            first += f", and {_listed([row.label for row in worse])} worse"
-        return f"{first}; {_layer_or_argument(table, runs)}."
-    return (
-        f"On {name} use {_named(chosen, table)}{_gain(chosen)}, lower in {chosen.won} of {seeds} "
-        f"seeds; {_layer_or_argument(table, runs)}."
-    )
+    second, loser = _layer_or_argument(table, runs, digits)
+    better = [row.label for row in table if row.verdict == "better" and not row.same_as]
+    worse = [row.label for row in table if row.verdict == "worse" and not row.same_as]
+    if chosen.verdict == "better":
+        use = "use" if chosen.kind != loser else "the lowest validation loss belongs to"
+        first = (
+            f"{use} {_named(chosen, table)}{_gain(chosen, digits)}, lower in {chosen.won} of "
+            f"{seeds} seeds"
+        )
+    elif better:
+        first = (
+            f"the lowest validation loss belongs to {_named(chosen, table)}"
+            f"{_gain(chosen, digits)}, though {_listed(better)} detectably better than none"
+        )
+    else:
+        first = "no placement of dropout is detectably better than none"
+        first += f", and {_listed(worse)} worse" if worse else ""
+    return f"On {name} {first}; {second}."
 
 
-def best(table: Sequence[Row], seeds: int) -> Row | None:
-    """The placement to name: the lowest validation loss of those better than none.
+def best(table: Sequence[Row]) -> Row:
+    """The row to name: the lowest validation loss, none among them.
 
-    Of all placements with too few seeds for a verdict; None if no placement is better.
+    The test losses have no say, so that those of the row are no winner's luck.
     """
-    fit = [row for row in table if not row.same_as]
-    if seeds >= ENOUGH:
-        fit = [row for row in fit if row.verdict == "better"]
-    return min(fit, key=lambda row: row.validation_log_loss, default=None)
+    return min((row for row in table if not row.same_as), key=lambda row: row.validation_log_loss)
 
 
-def _layer_or_argument(table: Sequence[Row], runs: Sequence[Run]) -> str:
-    """Compares the best Dropout layer with the best arguments, both chosen by validation loss."""
-    by_kind = {
-        kind: min(
-            (row for row in table if row.kind == kind), key=lambda row: row.validation_log_loss
-        )
+def places(table: Sequence[Row]) -> int:
+    """How many decimals the losses of this table are given with: three digits of the lowest."""
+    lowest = min(row.log_loss for row in table)
+    return min(8, 2 - math.floor(math.log10(lowest))) if 0 < lowest < 1 else 3
+
+
+def _layer_or_argument(
+    table: Sequence[Row], runs: Sequence[Run], digits: int
+) -> tuple[str, str | None]:
+    """Compares the best Dropout layer with the best arguments, both chosen by validation loss.
+
+    One test of its own, at the same level. The second result is the kind that lost, if one did.
+    """
+    layer, argument = (
+        min((row for row in table if row.kind == kind), key=lambda row: row.validation_log_loss)
         for kind in ("layer", "argument")
-    }
-    layer, argument = by_kind["layer"], by_kind["argument"]
+    )
     if layer.noise == argument.noise:
+        same = f"{layer.label} is {argument.label}"
         return (
-            "as for a layer or the arguments, the best of each are one and the same: "
-            f"{layer.label} is {argument.label}"
+            f"as for a layer or the arguments, the best of each are one and the same: {same}",
+            None,
         )
     by_placement = _by_placement(runs)
     losses = [
         [run.test_log_loss for run in by_placement[row.same_as or row.placement]]
         for row in (layer, argument)
     ]
-    difference = paired(*losses)
+    found = paired(*losses)
+    interval = (
+        f"layer minus arguments {signed(found.mean, digits)}, 95 % interval "
+        f"{signed(found.low, digits)} to {signed(found.high, digits)}"
+    )
     names = f"the best Dropout layer ({layer.label}) and the best arguments ({argument.label})"
-    if not difference.p < LEVEL:
-        return f"between {names} there is no detectable difference ({_interval(difference)})"
-    winner = "layer" if difference.mean < 0 else "arguments"
-    return f"between {names} the {winner} won ({_interval(difference)})"
+    if not found.p < LEVEL:
+        return f"between {names} there is no detectable difference ({interval})", None
+    winner, loser = ("layer", "argument") if found.mean < 0 else ("arguments", "layer")
+    return f"between {names} the {winner} won ({interval})", loser
 
 
-def _gain(row: Row) -> str:
+def _gain(row: Row, digits: int) -> str:
     if row.difference is None or row.low is None or row.high is None:
         return ""
     return (
-        f", whose test log-loss is {abs(row.difference):.3f} "
+        f", whose test log-loss is {abs(row.difference):.{digits}f} "
         f"{'lower' if row.difference < 0 else 'higher'} than without dropout (95 % interval "
-        f"{_signed(row.low)} to {_signed(row.high)})"
+        f"{signed(row.low, digits)} to {signed(row.high, digits)})"
     )
 
 
-def _interval(difference: Paired) -> str:
-    return (
-        f"layer minus arguments {_signed(difference.mean)}, 95 % interval "
-        f"{_signed(difference.low)} to {_signed(difference.high)}"
-    )
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
+def signed(number: float, digits: int) -> str:
+    """With its sign, and a minus as print has it."""
+    return f"{number:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _named(row: Row, table: Sequence[Row]) -> str:

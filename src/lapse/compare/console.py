@@ -15,7 +15,7 @@ from rich.table import Table
 from lapse.compare import report
 from lapse.compare.answer import answer, rows
 from lapse.compare.data import Dataset, japanese_vowels, load
-from lapse.compare.ledger import write_whole
+from lapse.compare.ledger import ready, write_whole
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Run
 from lapse.compare.statistics import ENOUGH
@@ -50,7 +50,9 @@ def compare(
         LapseError: for a mistake in any of these.
     """
     study = plan_study(_data(file, id=id, time=time, target=target), quick=quick, seeds=seeds)
-    write_whole(out / ".gitignore", "*\n")  # also finds out now, not after the runs, if it can
+    if not out.exists():
+        write_whole(out / ".gitignore", "*\n")
+    runs_in = ready(out / "runs")  # finds out now, not after the runs, whether it can be written
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160  # in a file or a pipe no line is cut
@@ -58,9 +60,10 @@ def compare(
     console.print(
         f"{data.name}: {int((~data.test).sum())} training and {int(data.test.sum())} test "
         f"sequences, {len(data.features)} features, {len(data.classes)} classes, "
-        f"{data.lengths.min()} to {data.lengths.max()} steps"
+        f"{data.lengths.min()} to {data.lengths.max()} steps\n"
+        f"held out for the test: {data.held_out}"
     )
-    runs = _run(study, out / "runs", console)
+    runs = _run(study, runs_in, console)
     console.print("measuring the time of a step ...")
     step_ms = measure(study)
     table = rows(study.placements, runs, step_ms)
@@ -105,6 +108,7 @@ def describe(data: Dataset) -> dict[str, Any]:
         "sha256": data.sha256,
         "train": int((~data.test).sum()),
         "test": int(data.test.sum()),
+        "held_out": data.held_out,
         "features": list(data.features),
         "classes": list(data.classes),
         "shortest": int(np.min(data.lengths)),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,7 @@ HELD_OUT = 0.3
 LEAST_TRAIN = 4
 LEAST_TEST = 2
 _SPLIT_SEED = 20240501
-_MOST_VALUES = 250_000_000
+_MOST_VALUES = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Dataset:
         classes: Class names.
         features: Channel names.
         test: Marks the sequences that are held out and never used for a choice, shape (samples,).
+        held_out: What is held out, in words.
         source: Where the data come from: origin and licence, or the path as given.
         sha256: Digest of x, lengths, labels, test and classes.
     """
@@ -46,6 +48,7 @@ class Dataset:
     classes: tuple[str, ...]
     features: tuple[str, ...]
     test: NDArray[np.bool_]
+    held_out: str
     source: str
     sha256: str
 
@@ -70,6 +73,7 @@ def japanese_vowels() -> Dataset:
             classes=tuple(str(name) for name in stored["classes"]),
             features=tuple(about["features"]),
             test=stored["test"],
+            held_out="the 370 sequences of the released test set",
             source=f"{about['source']}, doi:{about['doi']}, {about['licence']}",
         )
 
@@ -83,8 +87,8 @@ def load(
 ) -> Dataset:
     """Read a `.ts` or a long `.csv` file.
 
-    With NAME_TRAIN.ts, NAME_TEST.ts beside it is the test set. Otherwise 30 % of the sequences of
-    each class are held out, always the same ones for the same file.
+    With NAME_TRAIN.ts, NAME_TEST.ts beside it is the test set, in capitals or not. Otherwise 30 %
+    of the sequences of each class are held out, always the same ones for the same file.
 
     Args:
         path: The file.
@@ -106,9 +110,11 @@ def load(
             f"{path}: --id, --time and --target are for CSV files only; leave them out."
         )
     train = read_ts(path)
-    test_path = path.with_name(f"{path.stem.removesuffix('_TRAIN')}_TEST{path.suffix}")
-    if path.stem.endswith("_TRAIN") and test_path.exists():
-        return _joined(path, train, test_path, read_ts(test_path))
+    if path.stem.lower().endswith("_train"):
+        name = re.sub("train$", "test", path.stem, flags=re.IGNORECASE) + path.suffix
+        for beside in sorted(path.parent.iterdir()):
+            if beside.name.lower() == name.lower():
+                return _joined(path, train, beside, read_ts(beside))
     return _split(path, train)
 
 
@@ -134,6 +140,7 @@ def _joined(path: Path, train: Sequences, test_path: Path, test: Sequences) -> D
             train.values + test.values, train.labels + test.labels, train.classes, train.features
         ),
         np.arange(len(train.values) + len(test.values)) >= len(train.values),
+        f"the sequences of {test_path.name}",
     )
 
 
@@ -148,7 +155,7 @@ def _split(path: Path, data: Sequences) -> Dataset:
         _require(path, name, len(members), least, use)
         share = max(LEAST_TEST, round(HELD_OUT * len(members)))
         test[generator.permutation(members)[:share]] = True
-    return _from_file(path, data, test)
+    return _from_file(path, data, test, f"{HELD_OUT:.0%} of the sequences of each class")
 
 
 def _require(path: Path, name: str, count: int, least: int, use: str) -> None:
@@ -159,12 +166,17 @@ def _require(path: Path, name: str, count: int, least: int, use: str) -> None:
         )
 
 
-def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_]) -> Dataset:
+def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_], held_out: str) -> Dataset:
     if len(data.classes) < 2:
         raise LapseError(
             f"{path} has only the class {shown(data.classes[0])}; at least two classes are needed."
         )
     longest = max(map(len, data.values))
+    if longest == 1:
+        raise LapseError(
+            f"{path}: every sequence has a single step, so there is nothing to recur over; name "
+            "the column that is the same for all steps of a sequence with --id."
+        )
     padded = len(data.values) * longest * len(data.features)
     if padded > _MOST_VALUES:
         raise LapseError(
@@ -173,12 +185,13 @@ def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_]) -> Dataset:
         )
     index = {name: i for i, name in enumerate(data.classes)}
     return _dataset(
-        name=path.stem.removesuffix("_TRAIN"),
+        name=re.sub("_train$", "", path.stem, flags=re.IGNORECASE),
         values=data.values,
         labels=np.array([index[name] for name in data.labels], np.int64),
         classes=data.classes,
         features=data.features,
         test=test,
+        held_out=held_out,
         source=str(path),
     )
 
@@ -191,6 +204,7 @@ def _dataset(
     classes: tuple[str, ...],
     features: tuple[str, ...],
     test: NDArray[np.bool_],
+    held_out: str,
     source: str,
 ) -> Dataset:
     """Pad the sequences and add the digest of the contents."""
@@ -201,4 +215,6 @@ def _dataset(
     digest = hashlib.sha256(json.dumps([x.shape, classes]).encode())
     for part, kind in ((x, "<f4"), (lengths, "<i8"), (labels, "<i8"), (test, "?")):
         digest.update(np.ascontiguousarray(part, kind).data)
-    return Dataset(name, x, lengths, labels, classes, features, test, source, digest.hexdigest())
+    return Dataset(
+        name, x, lengths, labels, classes, features, test, held_out, source, digest.hexdigest()
+    )

@@ -18,6 +18,20 @@ from lapse.compare.result import Run
 from lapse.errors import LapseError
 
 
+def ready(folder: Path) -> Path:
+    """The folder, made where there is none, and tried."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> LapseError:
+    return LapseError(f"{path} can't be written: {error.strerror}; give --out a folder that can.")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that it is never seen half-written, not even after a crash."""
     try:
@@ -34,9 +48,7 @@ def write_whole(path: Path, text: str) -> None:
             os.unlink(name)
             raise
     except OSError as error:
-        raise LapseError(
-            f"{path} can't be written: {error.strerror}; give --out a folder that can."
-        ) from None
+        raise _unwritable(path, error) from None
 
 
 class Ledger:

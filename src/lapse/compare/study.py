@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import platform
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from lapse.compare.ledger import Ledger
 from lapse.compare.placements import Placement
 from lapse.compare.result import Run
 from lapse.compare.training import Classifier, Settings, parts, step, train
+from lapse.errors import LapseError
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class Study:
         """All that decides the numbers of a run."""
         return {
             "data": self.data.sha256,
-            "placement": task[0],
             "noise": task[1],
             "seed": task[2],
             "settings": asdict(self.settings),
-            "versions": {key: made_with()[key] for key in ("lapse", "torch", "numpy")},
+            "versions": [lapse.__version__, torch.__version__, np.__version__],
+            "code": _code(),
         }
 
 
@@ -78,8 +83,8 @@ def run(study: Study, folder: Path, progress: Callable[[int, int, Run], None]) -
     done: dict[tuple[str, str, int], Run] = {}
     for task in tasks:
         if (found := ledger.read(study.config(task))) is not None:
-            done[task] = found
-            progress(len(done), len(tasks), found)
+            done[task] = replace(found, placement=task[0])
+            progress(len(done), len(tasks), done[task])
     missing = [task for task in tasks if task not in done]
     workers = min(len(missing), cores())
     if workers:
@@ -87,15 +92,22 @@ def run(study: Study, folder: Path, progress: Callable[[int, int, Run], None]) -
         pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), _start_worker, (study, folder)
         )
+        others = multiprocessing.active_children()
         try:
-            futures = {pool.submit(_work, task): task for task in missing}
+            with _deaf():
+                futures = {pool.submit(_work, task): task for task in missing}
             for future in as_completed(futures):
                 task = futures[future]
                 done[task] = future.result()
                 progress(len(done), len(tasks), done[task])
-        except BaseException:
-            for worker in multiprocessing.active_children():
+        except BaseException as error:
+            for worker in set(multiprocessing.active_children()) - set(others):
                 worker.terminate()  # what is finished is on disk; nobody waits for the rest
+            if isinstance(error, BrokenProcessPool):
+                raise LapseError(
+                    "a training process was killed, most likely for want of memory; free some, or "
+                    "give fewer or shorter sequences. The same command goes on from here."
+                ) from None
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -131,6 +143,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C reaches all processes of the terminal; those started here leave it to the study."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets it, and only there it can be set
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that decides the numbers of a run."""
+    package = Path(lapse.__file__).parent
+    modules = [*package.glob("*.py"), *package.glob("torch/*.py"), package / "compare/training.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(modules))).hexdigest()
+
+
 def made_with() -> dict[str, str]:
     """Versions and machine, for the record."""
     return {
@@ -160,7 +193,6 @@ _ledger: Ledger
 def _start_worker(study: Study, folder: Path) -> None:
     global _study, _ledger
     _study, _ledger = study, Ledger(folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study acts
     torch.set_num_threads(1)  # one run a core, and the same sums whatever the machine
     threading.Thread(target=_follow_parent, daemon=True).start()
 

@@ -20,6 +20,8 @@ from lapse.compare.result import Run
 from lapse.errors import LapseError
 from lapse.torch import LSTM
 
+_STEPS_AT_ONCE = 50_000  # in evaluation, where memory is the only limit
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -72,7 +74,8 @@ class _Part:
     @staticmethod
     def of(data: Dataset, rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> _Part:
         inside = np.arange(data.x.shape[1]) < data.lengths[rows, None]
-        scaled = np.where(inside[..., None], (data.x[rows] - mean) / std, 0).astype(np.float32)
+        with np.errstate(over="ignore"):  # shows in the loss, and is reported there
+            scaled = np.where(inside[..., None], (data.x[rows] - mean) / std, 0).astype(np.float32)
         lengths, labels = torch.from_numpy(data.lengths[rows]), torch.from_numpy(data.labels[rows])
         return _Part(torch.from_numpy(scaled), lengths, labels)
 
@@ -127,6 +130,11 @@ def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settin
             break
     model.load_state_dict(best_weights)
     test_losses, correct = evaluate(model, test)
+    if not torch.isfinite(test_losses).all():
+        raise LapseError(
+            f"the test loss of '{placement}' with seed {seed} is {float(test_losses.mean())}; look "
+            f"for values of extreme size in the test part of {data.name}, and scale them first."
+        )
     return Run(
         placement=placement,
         seed=seed,
@@ -175,6 +183,8 @@ def step(
 @torch.no_grad()
 def evaluate(model: Classifier, part: _Part) -> tuple[Tensor, Tensor]:
     """Without noise: each sequence's log-loss, and 1 where the likeliest class is the true one."""
-    logits = model(part.x, part.lengths).double()
+    at_once = max(1, _STEPS_AT_ONCE // part.x.shape[1])
+    batches = zip(part.x.split(at_once), part.lengths.split(at_once), strict=True)
+    logits = torch.cat([model(x, lengths) for x, lengths in batches]).double()
     losses = functional.cross_entropy(logits, part.labels, reduction="none")
     return losses, (logits.argmax(1) == part.labels).double()

@@ -7,6 +7,7 @@ everywhere else NumPy does. The bits are the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -124,7 +125,7 @@ def _drawn_on(seed: Any) -> tuple[Any, Any]:
     """The arrays to draw on, and the seed as they take it."""
     if _in_a_graph(seed):
         return _GRAPHS[keras.backend.backend()], seed
-    if not isinstance(seed, int):
+    if not isinstance(seed, Integral):
         seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
     return arrays.NUMPY, seed
 

@@ -1,7 +1,8 @@
 """`keras.layers.LSTMCell`, `GRUCell` and `SimpleRNNCell` with `noise=`, for `keras.layers.RNN`.
 
 A cell sees one step at a time and never which one, so its noise must be constant over time; noise
-drawn per step belongs into the layers.
+drawn per step belongs into the layers. Nor does it know its direction: where `Bidirectional` copies
+a cell with a seed, both directions have the same masks, unless its `backward_layer` has another.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class _Drop:
         if not training:
             factor = masks.expected(noise).x
             return inputs if factor is None else inputs * factor
-        batch, *between, features = shape = ops.shape(inputs)
+        shape = ops.shape(inputs)
+        batch, *between, features = shape if len(shape) > 1 else (*shape, 1)
         inputs = ops.reshape(inputs, (batch, -1 if between else 1, features))
         drawn = arrays.draw(
             noise,
@@ -81,6 +82,10 @@ class Dropout(_Drop, keras.layers.Dropout):
         **kwargs: Any,
     ) -> None:
         term = Term("x", rate, over, scale=scale)
+        if "G" in term.axes:
+            raise LapseError(
+                f"over={over!r} asks for masks per gate; a Dropout layer has no gates."
+            )
         if noise_shape is not None and (term.over, scale) != ("BTF", "inv"):
             raise LapseError(
                 f"noise_shape={noise_shape} was given with over={over!r} and scale={scale!r}; "
@@ -123,11 +128,19 @@ class TimestepDropout(_Drop, keras.layers.Dropout):
         rate: probability of dropping, in [0, 1).
         seed: as in `keras.layers.Dropout`.
         scale: "inv" scales the steps that stay by 1/(1-rate); "none" leaves them, as real gaps do.
+        name, dtype: as in Keras.
     """
 
-    def __init__(self, rate: float, seed: Any = None, scale: str = "inv", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        rate: float,
+        seed: Any = None,
+        scale: str = "inv",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         term = Term("x", rate, "BT", scale=scale)
-        super().__init__(rate, seed=seed, **kwargs)
+        super().__init__(rate, seed=seed, name=name, dtype=dtype)
         self.term = term
 
     def get_config(self) -> dict[str, Any]:

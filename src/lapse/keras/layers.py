@@ -14,7 +14,7 @@ from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
-from lapse.plan import Masks
+from lapse.plan import Masks, check_masks
 
 
 class _Passed(NamedTuple):
@@ -38,6 +38,8 @@ class _Recurrent(Noisy):
     """In front of a Keras layer: its loop with noise."""
 
     cell: Any
+    built: bool
+    name: str
     units: int
     compute_dtype: str
     go_backwards: bool
@@ -65,8 +67,15 @@ class _Recurrent(Noisy):
         Returns:
             One array for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
             for W and U (rows or 1, columns or 1). Timesteps are those of the input, also where the
-            layer goes backwards. The layer must be built.
+            layer goes backwards.
+
+        Raises:
+            LapseError: when the layer is not built yet.
         """
+        if not self.built:
+            raise LapseError(
+                f"{self.name} doesn't know its number of features yet; call it or build it first."
+            )
         return arrays.draw(
             self.plan,
             self.cell.seed_generator.next() if seed is None else seed,
@@ -95,6 +104,9 @@ class _Recurrent(Noisy):
             mask: (batch, timesteps) booleans, False where a step is padding.
             training: whether to draw noise.
             masks: drop masks from `draw_masks`, used in training and evaluation alike.
+
+        Raises:
+            LapseError: for masks that don't fit.
         """
         if mask is None:
             # Keras passes on the padding of Masking and Embedding only to a call with one tensor,
@@ -111,10 +123,12 @@ class _Recurrent(Noisy):
         running, given = mask
         if running is not None:
             running = ops.cast(running, "bool")
+        batch, timesteps, features = ops.shape(sequences)
         if given is not None:
+            known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
+            check_masks(given, self.plan, **known, features=features, units=self.units)
             drawn = given
         elif training and self.plan.slots:
-            batch, timesteps, _ = ops.shape(sequences)
             drawn = self.draw_masks(batch, timesteps)
         else:
             drawn = masks.expected(self.plan)

@@ -15,7 +15,7 @@ from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.forms import KerasDropout
 from lapse.noise import collect
-from lapse.plan import Masks, plan
+from lapse.plan import Masks, check_masks, plan
 from lapse.weights import from_torch
 
 LIBRARY = cells.Library(
@@ -117,7 +117,7 @@ class _Recurrent(nn.RNNBase):
             shaped like `hx`.
 
         Raises:
-            LapseError: for shapes or lengths that don't fit.
+            LapseError: for shapes, lengths or masks that don't fit.
         """
         if isinstance(input, PackedSequence):
             raise LapseError(
@@ -129,7 +129,16 @@ class _Recurrent(nn.RNNBase):
         self._check(x, input, lengths)
         batch, timesteps = x.shape[:2]
         state = self._state(hx, batch, single)
-        if masks is None:
+        if masks is not None:
+            check_masks(
+                masks,
+                self.plan,
+                batch=batch,
+                timesteps=timesteps,
+                features=self.input_size,
+                units=self.hidden_size,
+            )
+        else:
             draws = self.training and self.plan.slots
             masks = self.draw_masks(batch, timesteps) if draws else self._expected
         y, last = cells.unroll(
