@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -555,3 +557,23 @@ def test_embedding_rows_at_evaluation() -> None:
 def test_embedding_rows_without_noise() -> None:
     """A rate of 0 leaves no term: nothing is drawn."""
     assert masks.draw_rows(lapse.EmbeddingDropout(0.0).terms, 0, batch=7, vocabulary=7) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: lapse.KerasDropout(None), "KerasDropout was given dropout=None; write a float"),
+        (lambda: lapse.WeightDrop(True), "WeightDrop was given rate=True; write a float"),
+        (lambda: lapse.Zoneout(cell=".5"), "Zoneout was given cell='.5'; write a float"),
+        (lambda: lapse.Gaps(longest=2.5), "Gaps was given longest=2.5; write a int"),
+        (lambda: lapse.Variational(tied=1), "Variational was given tied=1; write a bool"),
+        (lambda: lapse.Dropout(math.nan), "rate=nan"),
+    ],
+)
+def test_wrong_kinds_of_values(make: Callable, why: str) -> None:
+    with pytest.raises(LapseError, match=re.escape(why)):
+        make()
+
+
+def test_whole_and_numpy_numbers_are_numbers() -> None:
+    assert lapse.Zoneout(0, np.float32(0.5)).terms == lapse.Zoneout(0.0, 0.5).terms

@@ -21,7 +21,7 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "philox": set(),
     "rules": {"errors"},
     "noise": {"errors", "rules"},
-    "forms": {"noise"},
+    "forms": {"errors", "noise"},
     "plan": {"errors", "noise", "rules"},
     "arrays": {"philox"},
     "masks": {"arrays", "errors", "noise", "philox", "plan"},

@@ -16,7 +16,7 @@ import catalog
 from lapse import masks
 from lapse.errors import LapseError
 from lapse.noise import Term, collect, parse
-from lapse.plan import Masks, Plan
+from lapse.plan import Masks, Plan, plan
 from test_philox import philox_of_ints
 
 SHARED = 2**32 - 1
@@ -604,3 +604,12 @@ def test_odd_sizes(size: int) -> None:
 def test_empty_batch() -> None:
     """The last batch of a split may be empty."""
     assert drawn("x:0.5@BTF h:0.5@BFG", batch=0).x.shape == (0, 9, 1, 5)
+
+
+@pytest.mark.parametrize("samples", [[0, -1], [2**32 - 1], np.array([2**33])], ids=str)
+def test_samples_out_of_range(samples: object) -> None:
+    """The last number stands for a shared mask."""
+    with pytest.raises(LapseError, match=r"samples=.* must be whole numbers in"):
+        masks.draw(
+            plan("x:.5@BF", "LSTM"), 1, batch=2, timesteps=1, features=3, units=4, samples=samples
+        )

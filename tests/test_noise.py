@@ -368,7 +368,9 @@ def test_growth_that_rule_1_claims() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.25, 0.5, 0.9])
-@pytest.mark.parametrize(("site", "cell"), [("c", "LSTM"), ("s", "GRU"), ("state", "LSTM")])
+@pytest.mark.parametrize(
+    ("site", "cell"), [("c", "LSTM"), ("s", "GRU"), ("state", "LSTM"), ("f", "LSTM"), ("z", "GRU")]
+)
 def test_rule_2_warns_with_the_number(site: str, cell: str, rate: float) -> None:
     """The warning's number is what evaluation really leaves of a value after 50 steps."""
     term = Term(site, rate, "BF", scale="exp")

@@ -629,6 +629,24 @@ def test_wrong_lengths(ours: type, lengths: Any, why: str) -> None:
 
 
 @in_every_module
+def test_wrong_masks(ours: type) -> None:
+    """Masks of another call would broadcast, or turn noise off, in silence."""
+    layer, x = ours(7, 5, noise="x:.5@BTF U:.5@IO"), torch.zeros(9, 3, 7)
+    layer(x, masks=layer.draw_masks(3, 9))
+    layer(x[:, :1], masks=layer.draw_masks(1, 9)._replace(x=None))
+    with pytest.raises(LapseError, match=r"mask for x has shape \(2, 9, 1, 7\); .*needs \(3, 9, "):
+        layer(x, masks=layer.draw_masks(2, 9))
+    with pytest.raises(LapseError, match=r"mask for x has shape \(3, 8, 1, 7\); .*needs \(3, 9, "):
+        layer(x, masks=layer.draw_masks(3, 8))
+    with pytest.raises(LapseError, match=r"mask for x has shape \(3, 9, 7\)"):
+        layer(x, masks=Masks(x=torch.ones(3, 9, 7)))
+    with pytest.raises(LapseError, match=r"mask for U has shape \(4, 5\)"):
+        layer(x, masks=Masks(U=torch.ones(4, 5)))
+    with pytest.raises(LapseError, match=r"one for k_h, where this layer has no noise \(its noise"):
+        layer(x, masks=ours(7, 5, noise="s:.5@BTF>prev").draw_masks(3, 9))
+
+
+@in_every_module
 @pytest.mark.parametrize(
     "shape", [(3, 5), (2, 3, 5), (1, 2, 5), (1, 3, 4), (1, 5), (5,), (1, 1, 3, 5)], ids=str
 )

@@ -29,7 +29,8 @@ class Form(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), _KINDS[str(field.type)]
-            if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+            wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+            if wrong or value != value:  # not a number, in both senses
                 raise LapseError(
                     f"{type(self).__name__} was given {field.name}={value!r}; write a "
                     f"{field.type}, such as {field.default!r}."

@@ -1,5 +1,7 @@
 """The table and the sentence, on runs made by hand, and on studies where nothing differs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small import made_up_run
@@ -79,6 +81,38 @@ def test_best_is_chosen_by_validation_not_by_test():
     losses = {"zoneout": 0.30, "weight-drop": 0.28}
     _, sentence = table_and_answer(losses, {"zoneout": 0.1, "weight-drop": 0.2}, spread=0.005)
     assert "use Zoneout" in sentence
+
+
+def test_what_only_the_test_set_prefers_is_not_what_to_use():
+    """It is said, but whatever has the lowest validation loss is named first, none too."""
+    _, sentence = table_and_answer({"zoneout": 0.2}, {"none": 0.1})
+    assert sentence.startswith(
+        "On some data the lowest validation loss belongs to no dropout at all, though Zoneout is "
+        "detectably better than none;"
+    )
+    table, sentence = table_and_answer({"zoneout": 0.2}, {"dropout-after": 0.1})
+    assert table["dropout-after"].verdict == "no detectable difference"
+    assert "belongs to Dropout after, whose test log-loss is 0.0" in sentence
+    assert "use" not in sentence.replace("whose", "")
+
+
+def test_the_sentence_does_not_say_to_use_what_lost():
+    losses = {"recurrent-argument": 0.3, "dropout-front": 0.1}
+    _, sentence = table_and_answer(losses, {"recurrent-argument": 0.1, "dropout-front": 0.2})
+    assert "the lowest validation loss belongs to recurrent_dropout=, whose" in sentence
+    assert "(recurrent_dropout=) the layer won" in sentence
+
+
+def test_small_losses_keep_three_digits():
+    losses = dict.fromkeys((placement.key for placement in DISTINCT), 0.0052)
+    runs = [
+        made_up_run(key, seed, 0.00123 + seed * 1e-6 if key == "zoneout" else loss + seed * 1e-5)
+        for key, loss in losses.items()
+        for seed in range(10)
+    ]
+    runs = [replace(run, validation_log_loss=run.test_log_loss) for run in runs]
+    table = rows(PLACEMENTS, runs, STEP_MS)
+    assert ", whose test log-loss is 0.00401 lower than" in answer(table, runs, "some data")
 
 
 def test_layer_against_argument():

@@ -22,10 +22,11 @@ KEYS = [placement.key for placement in PLACEMENTS]
 COLUMNS = ["--id", "walk", "--time", "at", "--target", "kind"]
 
 
-def lapse(*arguments, cwd):
-    """Runs the command in a process of its own."""
+def lapse(*arguments, cwd, ascii=False):
+    """Runs the command in a process of its own, on request where only ASCII can be written."""
     command = [sys.executable, "-m", "lapse.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"} if ascii else None
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_quick_look_at_a_csv_file(tmp_path):
@@ -113,6 +114,25 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, caps
     assert err.count("\n") == 1
     assert expected in err
     assert sorted(os.listdir(tmp_path)) == before, "something was half-written"
+
+
+def test_a_folder_that_is_there_keeps_its_gitignore(tmp_path):
+    (tmp_path / ".gitignore").write_text("secrets\n")
+    write_csv(tmp_path / "walks.csv")
+    done = lapse(
+        "compare", "walks.csv", *COLUMNS, "--quick", "--out", ".", cwd=tmp_path, ascii=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".gitignore").read_text() == "secrets\n"
+    assert "A first look at walks" in done.stdout, "where a minus sign can't be written"
+    assert "held out for the test: 30% of the sequences of each class" in done.stdout
+
+
+def test_who_reads_a_line_and_leaves_is_no_error():
+    command = f"{sys.executable} -m lapse.cli forms | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "Dropout(rate=0.5)\n"
+    assert done.stderr == ""
 
 
 def test_forms_lists_every_form_with_its_terms_and_paper(capsys):

@@ -118,7 +118,10 @@ def test_a_test_file_beside_the_training_file_is_the_test_set(write: Write) -> N
     assert data.x[8, :, 0].tolist() == [50, 51, 52, 53]
     assert data.x[11, :, 0].tolist() == [80, 0, 0, 0]
     assert data.lengths[8:].tolist() == [4, 1, 1, 1]
-    alone.unlink()
+    assert data.held_out == "the sequences of walks_TEST.ts"
+    small = alone.rename(alone.with_name("walks_test.ts"))
+    assert load(path).x.shape == data.x.shape
+    small.unlink()
     with pytest.raises(LapseError, match="where at least 6"):
         load(path)
 
@@ -354,6 +357,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load(tmp_path / "pipe.ts")
 
 
+def test_sequences_of_one_step_are_none(write: Write) -> None:
+    rows = "".join(f"{n},0,{n % 2},1.5\n" for n in range(20))
+    path = write("walks.csv", "id,t,kind,v\n" + rows)
+    with pytest.raises(LapseError, match=r"every sequence has a single step.* with --id"):
+        load(path, id="id", time="t", target="kind")
+
+
 def test_padding_must_fit_in_memory(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "_MOST_VALUES", 35)
     with pytest.raises(LapseError, match="padded to 3 steps, its sequences would hold 36 values"):
@@ -372,13 +382,14 @@ def test_the_digest_follows_the_contents_and_nothing_else() -> None:
         "classes": ("a", "b"),
         "features": ("v",),
         "test": np.array([False, True]),
+        "held_out": "the last",
         "source": "here",
     }
 
     def digest(**changes: object) -> str:
         return data_module._dataset(**{**base, **changes}).sha256
 
-    assert digest(name="runs", source="there", features=("w",)) == digest()
+    assert digest(name="runs", held_out="", source="there", features=("w",)) == digest()
     different = [
         digest(),
         digest(values=[ones, 2 * two]),

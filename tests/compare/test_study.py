@@ -1,6 +1,7 @@
 """Studies: what is on disk, what is repeated, and what a kill leaves behind."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -83,6 +84,35 @@ def test_another_setting_seed_noise_or_data_is_another_run(study):
     ]
     ledger = Ledger(study_module.Path("."))
     assert len({ledger.path(one) for one in [config, *others]}) == 5
+
+
+def test_changed_code_runs_again(study, monkeypatch):
+    before = study.config(study.tasks()[1])
+    monkeypatch.setattr(study_module, "_code", lambda: "another digest")
+    assert study.config(study.tasks()[1]) != before
+
+
+def test_a_run_found_on_disk_has_the_name_of_this_study_s_placement(study, tmp_path):
+    """A quick look calls x:0.1@BF `dropout=`, a whole study SpatialDropout1D."""
+    one = replace(study, placements=study.placements[:2])
+    run(one, tmp_path, ignore)
+    other = replace(one.placements[1], key="by another name")
+    names = [
+        r.placement
+        for r in run(replace(one, placements=(one.placements[0], other)), tmp_path, ignore)
+    ]
+    assert names == ["none", "by another name"] * 2
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_killed_worker_is_an_error_in_words(study, tmp_path):
+    def kill(done, of, latest):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(LapseError, match="a training process was killed"):
+        run(replace(study, seeds=10), tmp_path, kill)
+    assert list(tmp_path.glob("*.json")), "what was finished is kept"
 
 
 def test_ledger_gives_back_what_it_was_given(tmp_path):

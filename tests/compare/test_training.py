@@ -57,7 +57,7 @@ def test_features_are_scaled_by_the_training_part_alone(data):
 
 def test_test_sequences_are_looked_at_once_at_the_end(data):
     """Other test sequences change the test figures, and nothing before them."""
-    x = data.x.copy()
+    x = 1e-3 * data.x
     x[data.test] += 3
     moved = train(replace(data, x=x), "a", "x:.3@BF", 1, SETTINGS)
     plain = train(data, "a", "x:.3@BF", 1, SETTINGS)
@@ -107,3 +107,19 @@ def test_a_loss_that_is_no_number_is_an_error(data, monkeypatch):
     monkeypatch.setattr("lapse.compare.training.step", diverge)
     with pytest.raises(LapseError, match="the loss of 'none' with seed 0 is nan after epoch 1"):
         train(data, "none", "", 0, SETTINGS)
+
+
+def test_a_test_loss_that_is_no_number_is_an_error(data):
+    x = 1e-3 * data.x
+    x[np.flatnonzero(data.test)[0], 0] = 3e38
+    with pytest.raises(LapseError, match="the test loss of 'none' with seed 0 is nan"):
+        train(replace(data, x=x), "none", "", 0, SETTINGS)
+
+
+def test_evaluation_in_parts_is_evaluation(data, monkeypatch):
+    fit, _, _ = parts(data, 0, SETTINGS)
+    model = Classifier(data.x.shape[2], len(data.classes), 5, "").eval()
+    whole = evaluate(model, fit)
+    monkeypatch.setattr("lapse.compare.training._STEPS_AT_ONCE", 3 * fit.x.shape[1] + 1)
+    for found, expected in zip(evaluate(model, fit), whole, strict=True):
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)

@@ -112,11 +112,12 @@ def test_a_rate_of_0_leaves_the_input_as_it_is(kind: type) -> None:
     np.testing.assert_array_equal(array(kind(0.0)(x, training=True)), x)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (3, 7, 5), (3, 2, 7, 5), (3, 1, 2, 7, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 7, 5), (3, 2, 7, 5), (3, 1, 2, 7, 5)], ids=str)
 def test_single_numbers_are_dropped_in_inputs_of_any_rank(shape: tuple) -> None:
     """All axes between batch and features count as steps."""
     x = np.random.default_rng(0).normal(size=shape).astype("f")
-    flat = (shape[0], int(np.prod(shape[1:-1], dtype=int)), shape[-1])
+    features = shape[-1] if len(shape) > 1 else 1
+    flat = (shape[0], int(np.prod(shape[1:-1], dtype=int)), features)
     expected = x * term_mask("x:0.5@BTF", 5, flat).reshape(shape)
     found = Dropout(0.5, seed=5)(x, training=True)
     np.testing.assert_array_equal(array(found), expected)
@@ -242,3 +243,13 @@ def test_a_layer_made_from_its_config_drops_the_same(name: str) -> None:
 def test_noise_shape_is_saved() -> None:
     config = Dropout(0.5, noise_shape=(None, 1, None), seed=5).get_config()
     assert tuple(Dropout.from_config(config).noise_shape) == (None, 1, None)
+
+
+def test_a_layer_without_gates_refuses_masks_per_gate() -> None:
+    with pytest.raises(lapse.LapseError, match="a Dropout layer has no gates"):
+        Dropout(0.5, over="BFG")
+
+
+def test_timestep_dropout_takes_no_noise_shape() -> None:
+    with pytest.raises(TypeError, match="noise_shape"):
+        TimestepDropout(0.5, noise_shape=(1, 1, 3))

@@ -295,7 +295,8 @@ def test_activations_of_the_layer_are_used() -> None:
     """The noisy loop runs the activations that were asked for, not tanh and sigmoid."""
     chosen = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
     given = problem(LSTM)
-    stock, ours = layers_of_both(LSTM, given, return_sequences=True, **chosen)
+    stock = given.give(stock_layer(LSTM, return_sequences=True, **chosen))
+    ours = given.give(lapse_layer(LSTM, "h:0.5@BFG", return_sequences=True, **chosen))
     masks = on_backend(Masks(h=np.ones((1, 1, 4, UNITS), "f")))
     same(ours(given.x, masks=masks), stock(given.x))
 

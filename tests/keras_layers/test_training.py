@@ -140,6 +140,21 @@ def test_keras_s_rates_mean_what_they_mean_in_keras_3(cell: Cell) -> None:
 
 
 @KIND
+def test_masks_of_a_layer_that_is_not_built(cell: Cell) -> None:
+    with pytest.raises(lapse.LapseError, match="call it or build it first"):
+        lapse_layer(cell, "x:0.5@BF", name="thinker").draw_masks(3, 7)
+
+
+@KIND
+def test_masks_that_do_not_fit_are_refused(cell: Cell) -> None:
+    given = problem(cell)
+    layer = given.give(lapse_layer(cell, "x:0.5@BTF"))
+    masks = layer.draw_masks(BATCH - 1, TIMESTEPS, seed=np.int64(1))
+    with pytest.raises(lapse.LapseError, match=r"the mask for x has shape \(2, 7, 1, 5\)"):
+        layer(given.x, masks=masks)
+
+
+@KIND
 def test_masks_of_keras_s_rates_differ_between_gates_and_samples(cell: Cell) -> None:
     given = problem(cell, features=31, units=31)
     layer = given.give(lapse_layer(cell, units=31, dropout=0.5, recurrent_dropout=0.5))

@@ -144,6 +144,6 @@ class TimestepDropout(_Drop, keras.layers.Dropout):
         self.term = term
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), "scale": self.term.scale}
-        del config["noise_shape"]
-        return config
+        config = super().get_config()
+        kept = {name: config[name] for name in ("rate", "seed", "name", "dtype")}
+        return {**kept, "scale": self.term.scale}
