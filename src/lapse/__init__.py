@@ -1,4 +1,4 @@
-"""Recurrent layers for Keras and PyTorch with every published form of dropout.
+"""Recurrent layers for Keras and PyTorch with the published forms of dropout.
 
 `lapse.keras` and `lapse.torch` hold the layers; this package itself needs NumPy alone.
 """

@@ -57,7 +57,7 @@ def test_features_are_scaled_by_the_training_part_alone(data):
 
 def test_test_sequences_are_looked_at_once_at_the_end(data):
     """Other test sequences change the test figures, and nothing before them."""
-    x = 1e-3 * data.x
+    x = data.x.copy()
     x[data.test] += 3
     moved = train(replace(data, x=x), "a", "x:.3@BF", 1, SETTINGS)
     plain = train(data, "a", "x:.3@BF", 1, SETTINGS)
