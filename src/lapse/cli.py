@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lapse", description="The published forms of dropout for recurrent layers, compared.")
+    parser = _Parser(
+        prog="lapse", description="The published forms of dropout for recurrent layers, compared."
+    )
     parser.add_argument("--version", action="version", version=f"lapse {lapse.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
