@@ -16,25 +16,8 @@ from lapse.arrays import NUMPY
 from lapse.keras import arrays
 from lapse.philox import NumpyWords, philox
 from lapse.plan import plan
+from test_philox import KNOWN_ANSWERS
 
-# Random123 1.14, tests/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.
-KNOWN_ANSWERS = [
-    (
-        (0x00000000, 0x00000000, 0x00000000, 0x00000000),
-        (0x00000000, 0x00000000),
-        (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
-    ),
-    (
-        (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
-        (0xFFFFFFFF, 0xFFFFFFFF),
-        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
-    ),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
 EDGES = [0, 1, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
 
 SIZES = {"batch": 3, "timesteps": 7, "features": 5, "units": 1}
