@@ -26,7 +26,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 
 # PyTorch first: later requirements then take this version instead of the newest.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[dev]'

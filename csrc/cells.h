@@ -1,0 +1,168 @@
+// One step of each cell for one sample, forward and backward, unit by unit; cells.py has the equations
+// with the same names. With NOISY every mask is a row of units, of ones where there is no noise.
+#pragma once
+#include "recurrent.h"
+#include "vector.h"
+
+namespace lapse {
+namespace {
+
+struct Row {
+  const float *z;  // what U made of h, gate k at z + k * gate
+  int64_t gate;
+  const float *bias;   // [G*H]
+  const float *h, *c;  // before the step
+  float *h_new, *c_new;
+  float *saved;  // in: the input's part of each gate; out: the gates
+  const float *mask[SLOTS];
+};
+
+struct BackRow {
+  const float *h, *c, *saved;
+  float *dh, *dc;  // in: of the states after the step; out: of those before, but for U's part
+  float *dz;       // [S*H]
+  const float *mask[SLOTS];
+};
+
+template <bool NOISY, class Lanes>
+inline vector drop(vector value, const float *mask, int64_t u, Lanes lanes) {
+  if constexpr (NOISY) return value * load(mask + u, lanes);
+  return value;
+}
+
+// Moves from old to now where the mask is 1, stays where it is 0.
+template <bool NOISY, class Lanes>
+inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes lanes) {
+  if constexpr (NOISY) return old + load(mask + u, lanes) * (now - old);
+  return now;
+}
+
+template <bool NOISY> struct Lstm {
+  static constexpr int GATES = 4, SAVED = 4;
+
+  static void step(const Row r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      auto gate = [&](int k) {
+        return load(r.z + k * r.gate + u, lanes) + load(r.saved + k * units + u, lanes) +
+               load(r.bias + k * units + u, lanes);
+      };
+      const vector i = sigmoid(gate(0)), f = sigmoid(gate(1)), g = tanh(gate(2)),
+                   o = sigmoid(gate(3)), c = load(r.c + u, lanes);
+      const vector c_new = drop<NOISY>(f, r.mask[1], u, lanes) * c +
+                           drop<NOISY>(i, r.mask[0], u, lanes) * drop<NOISY>(g, r.mask[2], u, lanes);
+      const vector h_new = drop<NOISY>(o, r.mask[3], u, lanes) * tanh(c_new);
+      store(r.saved + u, i, lanes);
+      store(r.saved + units + u, f, lanes);
+      store(r.saved + 2 * units + u, g, lanes);
+      store(r.saved + 3 * units + u, o, lanes);
+      store(r.c_new + u, update<NOISY>(c, c_new, r.mask[KEEP_C], u, lanes), lanes);
+      if constexpr (NOISY)
+        store(r.h_new + u, update<NOISY>(load(r.h + u, lanes), h_new, r.mask[KEEP_H], u, lanes), lanes);
+      else
+        store(r.h_new + u, h_new, lanes);
+    });
+  }
+
+  static void back(const BackRow r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector i = load(r.saved + u, lanes), f = load(r.saved + units + u, lanes),
+                   g = load(r.saved + 2 * units + u, lanes), o = load(r.saved + 3 * units + u, lanes),
+                   c = load(r.c + u, lanes);
+      const vector i_m = drop<NOISY>(i, r.mask[0], u, lanes), f_m = drop<NOISY>(f, r.mask[1], u, lanes),
+                   g_m = drop<NOISY>(g, r.mask[2], u, lanes), o_m = drop<NOISY>(o, r.mask[3], u, lanes);
+      const vector tanh_c = tanh(f_m * c + i_m * g_m);
+      vector dh = load(r.dh + u, lanes), dc = load(r.dc + u, lanes), kept_h = {}, kept_c = {};
+      if constexpr (NOISY) {
+        const vector k_h = load(r.mask[KEEP_H] + u, lanes), k_c = load(r.mask[KEEP_C] + u, lanes);
+        kept_h = (1 - k_h) * dh, kept_c = (1 - k_c) * dc;
+        dh *= k_h, dc *= k_c;
+      }
+      dc += dh * o_m * (1 - tanh_c * tanh_c);
+      store(r.dz + u, drop<NOISY>(dc * g_m, r.mask[0], u, lanes) * i * (1 - i), lanes);
+      store(r.dz + units + u, drop<NOISY>(dc * c, r.mask[1], u, lanes) * f * (1 - f), lanes);
+      store(r.dz + 2 * units + u, drop<NOISY>(dc * i_m, r.mask[2], u, lanes) * (1 - g * g), lanes);
+      store(r.dz + 3 * units + u, drop<NOISY>(dh * tanh_c, r.mask[3], u, lanes) * o * (1 - o), lanes);
+      store(r.dh + u, kept_h, lanes);
+      store(r.dc + u, kept_c + dc * f_m, lanes);
+    });
+  }
+};
+
+template <bool NOISY> struct Gru {
+  static constexpr int GATES = 3, SAVED = 4;
+
+  static void step(const Row r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      auto read = [&](int k) {
+        return load(r.z + k * r.gate + u, lanes) + load(r.bias + k * units + u, lanes);
+      };
+      auto input = [&](int k) { return load(r.saved + k * units + u, lanes); };
+      const vector z = sigmoid(input(0) + read(0)), s = sigmoid(input(1) + read(1)), h_n = read(2),
+                   n = tanh(input(2) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n),
+                   h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
+      const vector h_new = z_m * h + (1 - z_m) * drop<NOISY>(n, r.mask[2], u, lanes);
+      store(r.saved + u, z, lanes);
+      store(r.saved + units + u, s, lanes);
+      store(r.saved + 2 * units + u, n, lanes);
+      store(r.saved + 3 * units + u, h_n, lanes);
+      const vector dropped = drop<NOISY>(h_new, r.mask[STATE], u, lanes);
+      store(r.h_new + u, update<NOISY>(h, dropped, r.mask[KEEP_H], u, lanes), lanes);
+    });
+  }
+
+  static void back(const BackRow r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector z = load(r.saved + u, lanes), s = load(r.saved + units + u, lanes),
+                   n = load(r.saved + 2 * units + u, lanes), h_n = load(r.saved + 3 * units + u, lanes),
+                   h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
+      vector dh = load(r.dh + u, lanes), kept = {};
+      if constexpr (NOISY) {
+        const vector k_h = load(r.mask[KEEP_H] + u, lanes);
+        kept = (1 - k_h) * dh;
+        dh *= k_h * load(r.mask[STATE] + u, lanes);
+      }
+      const vector dz = dh * (h - drop<NOISY>(n, r.mask[2], u, lanes));
+      const vector dn = drop<NOISY>(dh * (1 - z_m), r.mask[2], u, lanes) * (1 - n * n);
+      const vector ds = drop<NOISY>(dn * h_n, r.mask[1], u, lanes);
+      store(r.dz + u, drop<NOISY>(dz, r.mask[0], u, lanes) * z * (1 - z), lanes);
+      store(r.dz + units + u, ds * s * (1 - s), lanes);
+      store(r.dz + 2 * units + u, dn, lanes);
+      store(r.dz + 3 * units + u, dn * drop<NOISY>(s, r.mask[1], u, lanes), lanes);
+      store(r.dh + u, kept + dh * z_m, lanes);
+    });
+  }
+};
+
+template <bool NOISY> struct SimpleRnn {
+  static constexpr int GATES = 1, SAVED = 1;
+
+  static void step(const Row r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector n =
+          tanh(load(r.z + u, lanes) + load(r.saved + u, lanes) + load(r.bias + u, lanes));
+      store(r.saved + u, n, lanes);
+      const vector dropped = drop<NOISY>(n, r.mask[STATE], u, lanes);
+      if constexpr (NOISY)
+        store(r.h_new + u, update<NOISY>(load(r.h + u, lanes), dropped, r.mask[KEEP_H], u, lanes), lanes);
+      else
+        store(r.h_new + u, dropped, lanes);
+    });
+  }
+
+  static void back(const BackRow r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector n = load(r.saved + u, lanes);
+      vector dh = load(r.dh + u, lanes), kept = {};
+      if constexpr (NOISY) {
+        const vector k_h = load(r.mask[KEEP_H] + u, lanes);
+        kept = (1 - k_h) * dh;
+        dh *= k_h * load(r.mask[STATE] + u, lanes);
+      }
+      store(r.dz + u, dh * (1 - n * n), lanes);
+      store(r.dh + u, kept, lanes);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace lapse
