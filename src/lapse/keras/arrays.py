@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from lapse import arrays, cells, masks
+from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
 from lapse.plan import Masks, Plan
@@ -143,6 +144,47 @@ def _in_a_graph(seed: Any) -> bool:
 
 
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
+
+
+def unroll(
+    kind: str, x: Any, cell: Any, masks: Masks, initial_state: tuple, running: Any
+) -> tuple[Any, tuple]:
+    """`cells.unroll` with the weights of a Keras cell, on the C++ kernels where they can run."""
+    weights_of, loop = weights(cell), library(cell, scan)
+    reset_after = getattr(cell, "reset_after", True)
+    if keras.backend.backend() == "torch":
+        from lapse.torch import fused
+
+        own = cell.activation is keras.activations.tanh and (
+            getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
+        )
+        why, lengths, at_start = fused.obstacle(x, weights_of, activations=own), None, True
+        if running is not None:
+            lengths = running.sum(1)
+            at_start = (ops.arange(x.shape[1]) < lengths[:, None]).equal(running)
+        if not reset_after:
+            why = why or "it knows GRU with reset_after only"
+        if not at_start:
+            why = why or "padding stands before or between real steps"
+        if choose(why) == "cpu":
+            return fused.unroll(
+                kind,
+                x,
+                weights_of,
+                masks,
+                initial_state=initial_state,
+                lengths=lengths,
+            )
+    return cells.unroll(
+        kind,
+        x,
+        weights_of,
+        masks,
+        initial_state=initial_state,
+        running=running,
+        reset_after=reset_after,
+        library=loop,
+    )
 
 
 def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:

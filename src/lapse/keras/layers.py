@@ -1,6 +1,7 @@
 """`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
 
-They run on the plain loop of `cells.py`, on every backend.
+On the torch backend they run on the C++ kernels where these can, else and elsewhere on the plain
+loop of `cells.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from lapse import cells, masks
+from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
@@ -139,15 +140,8 @@ class _Recurrent(Noisy):
             drawn = _backwards(drawn)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
             initial_state = [ops.copy(state) for state in initial_state]
-        outputs, state = cells.unroll(
-            self.kind,
-            sequences,
-            arrays.weights(self.cell),
-            drawn,
-            initial_state=tuple(initial_state),
-            running=running,
-            reset_after=getattr(self, "reset_after", True),
-            library=arrays.library(self.cell, arrays.scan),
+        outputs, state = arrays.unroll(
+            self.kind, sequences, self.cell, drawn, tuple(initial_state), running
         )
         if running is not None and self.zero_output_for_mask:
             outputs = ops.where(running[..., None], outputs, 0)

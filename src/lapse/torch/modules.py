@@ -1,6 +1,7 @@
 """`nn.LSTM`, `nn.GRU` and `nn.RNN` with `noise=`: the same signature, `state_dict` and numbers.
 
-One layer and one direction for now, on the plain loop of `cells.py`.
+One layer and one direction for now. They run on the C++ kernels where these can (see `fused.py`),
+else on the plain loop of `cells.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch.nn.utils.rnn import PackedSequence
 from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.forms import KerasDropout
+from lapse.kernels import choose
 from lapse.noise import collect
 from lapse.plan import Masks, check_masks, plan
+from lapse.torch import fused
 from lapse.weights import from_torch
 
 LIBRARY = cells.Library(
@@ -141,15 +144,7 @@ class _Recurrent(nn.RNNBase):
         else:
             draws = self.training and self.plan.slots
             masks = self.draw_masks(batch, timesteps) if draws else self._expected
-        y, last = cells.unroll(
-            self.cell,
-            x,
-            self._weights(),
-            masks,
-            initial_state=state,
-            running=_running(lengths, timesteps, x.device),
-            library=self._library(),
-        )
+        y, last = self._run(x, masks, state, lengths)
         if lengths is not None:
             y = torch.where(_running(lengths, timesteps, x.device)[..., None], y, 0)
         last = tuple(part.unsqueeze(0) for part in last)
@@ -158,6 +153,23 @@ class _Recurrent(nn.RNNBase):
         elif not self.batch_first:
             y = y.swapaxes(0, 1)
         return y, last if self.cell == "LSTM" else last[0]
+
+    def _run(self, x: Tensor, masks: Masks, state: Any, lengths: Any) -> tuple[Tensor, tuple]:
+        weights, library = self._weights(), self._library()
+        plain = library is LIBRARY
+        if choose(fused.obstacle(x, weights, activations=plain)) == "cpu":
+            if lengths is not None:
+                lengths = torch.as_tensor(lengths, device=x.device)
+            return fused.unroll(self.cell, x, weights, masks, initial_state=state, lengths=lengths)
+        return cells.unroll(
+            self.cell,
+            x,
+            weights,
+            masks,
+            initial_state=state,
+            running=_running(lengths, x.shape[1], x.device),
+            library=library,
+        )
 
     @property
     def _expected(self) -> Masks:
