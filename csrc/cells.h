@@ -8,13 +8,16 @@ namespace lapse {
 namespace {
 
 struct Row {
-  const float *z;  // what U made of h, gate k at z + k * gate
-  int64_t gate;
-  const float *bias;   // [G*H]
+  const float *z;  // x W + h U, part k at z + k * wide
+  int64_t wide;
+  const float *bias;   // [S*H]
   const float *h, *c;  // before the step
-  float *h_new, *c_new;
-  float *saved;  // in: the input's part of each gate; out: the gates
+  float *h_new, *c_new, *saved;
   const float *mask[SLOTS];
+
+  template <class Lanes> vector part(int k, int64_t units, int64_t u, Lanes lanes) const {
+    return load(z + k * wide + u, lanes) + load(bias + k * units + u, lanes);
+  }
 };
 
 struct BackRow {
@@ -42,12 +45,8 @@ template <bool NOISY> struct Lstm {
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
-      auto gate = [&](int k) {
-        return load(r.z + k * r.gate + u, lanes) + load(r.saved + k * units + u, lanes) +
-               load(r.bias + k * units + u, lanes);
-      };
-      const vector i = sigmoid(gate(0)), f = sigmoid(gate(1)), g = tanh(gate(2)),
-                   o = sigmoid(gate(3)), c = load(r.c + u, lanes);
+      const vector i = sigmoid(r.part(0, units, u, lanes)), f = sigmoid(r.part(1, units, u, lanes)), g = tanh(r.part(2, units, u, lanes)),
+                   o = sigmoid(r.part(3, units, u, lanes)), c = load(r.c + u, lanes);
       const vector c_new = drop<NOISY>(f, r.mask[1], u, lanes) * c +
                            drop<NOISY>(i, r.mask[0], u, lanes) * drop<NOISY>(g, r.mask[2], u, lanes);
       const vector h_new = drop<NOISY>(o, r.mask[3], u, lanes) * tanh(c_new);
@@ -93,12 +92,9 @@ template <bool NOISY> struct Gru {
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
-      auto read = [&](int k) {
-        return load(r.z + k * r.gate + u, lanes) + load(r.bias + k * units + u, lanes);
-      };
-      auto input = [&](int k) { return load(r.saved + k * units + u, lanes); };
-      const vector z = sigmoid(input(0) + read(0)), s = sigmoid(input(1) + read(1)), h_n = read(2),
-                   n = tanh(input(2) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n),
+      const vector z = sigmoid(r.part(0, units, u, lanes)), s = sigmoid(r.part(1, units, u, lanes)),
+                   h_n = r.part(3, units, u, lanes),
+                   n = tanh(r.part(2, units, u, lanes) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n),
                    h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
       const vector h_new = z_m * h + (1 - z_m) * drop<NOISY>(n, r.mask[2], u, lanes);
       store(r.saved + u, z, lanes);
@@ -138,8 +134,7 @@ template <bool NOISY> struct SimpleRnn {
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
-      const vector n =
-          tanh(load(r.z + u, lanes) + load(r.saved + u, lanes) + load(r.bias + u, lanes));
+      const vector n = tanh(r.part(0, units, u, lanes));
       store(r.saved + u, n, lanes);
       const vector dropped = drop<NOISY>(n, r.mask[STATE], u, lanes);
       if constexpr (NOISY)

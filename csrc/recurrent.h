@@ -1,12 +1,9 @@
-// The recurrent loop of one layer, forward and backward: the specification.
+// One recurrent layer over whole sequences, forward and backward: the specification.
 //
-// All arrays are float32, row-major, allocated by the caller. T timesteps, B batch, H units; G gates:
-// 4 for LSTM (i f g o), 3 for GRU with reset_after (z r n), 1 for SimpleRNN. S values are saved a unit
-// and step: 4 for LSTM (the gates), 4 for GRU (the gates, and what U made of h for n), 1 for SimpleRNN.
-// The equations are those of src/lapse/cells.py; every mask multiplies where the slot of its name does.
-//
-// What stays outside, as plain matrix products over all steps at once: X W before the loop, and after
-// it the gradients of X, W, b and U, which follow from `dz`.
+// All arrays are float32, row-major, allocated by the caller. T timesteps, B batch, F features, H
+// units; G gates: 4 for LSTM (i f g o), 3 for GRU with reset_after (z r n), 1 for SimpleRNN. S parts
+// are kept apart a unit and step: the gates, and for GRU, whose n reads h through r, what U made of h
+// for n. The equations are those of src/lapse/cells.py; a mask multiplies where its slot does there.
 #pragma once
 #include <cstdint>
 
@@ -14,47 +11,57 @@ namespace lapse {
 
 enum Cell { LSTM, GRU, SIMPLE_RNN };
 
-// Factor of unit u of sample b at step t: at[t * time + b * batch + u]; no noise where `at` is null.
-struct Mask {
-  const float *at;
+// Rows of numbers for each step and sample: row (t, b) starts at at[t * time + b * batch].
+struct Rows {
+  float *at;  // null: there are none (for a mask: no noise)
   int64_t time, batch;
 };
 
 enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, SLOTS };
 
-struct Loop {
+struct Layer {
   Cell cell;
-  int64_t timesteps, batch, units;
-  bool gates_read_apart;   // h has a mask for each gate, not one for all
-  Mask read[4];            // the masks of h: the first, or G of them
-  Mask slots[SLOTS];       // of the gates in order; s; k_c; k_h
+  int64_t timesteps, batch, features, units;
   const int64_t *lengths;  // [B] real steps of each sample, 0 to T, at its start; null: all T
   const int64_t *order;    // [B] with lengths: the samples, the longest first
-  const float *weights;    // forward: U [H][G*H]; backward: its transpose [G*H][H]
-  const float *bias;       // [G*H] added to what U makes of h, or null; forward only
 
-  const float *h0, *c0;  // [B][H] states before the first step; c is LSTM's
-  float *h, *c;          // [T][B][H] states after each step, written by forward
-  // [T][B][S*H]; forward finds X W in its first G*H columns, which is the input's part of each gate,
-  // and leaves at real steps what backward needs.
-  float *saved;
+  Rows x;                     // of F
+  int64_t x_masks, h_masks;   // how many of the next two: 0 none, 1 for all gates, G one a gate
+  Rows x_mask[4], h_mask[4];  // of F, of H: on x before W, and on h before U
+  Rows slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h
+  const float *kernel;        // forward: W [F][G*H]; backward: its transpose [G*H][F]
+  const float *recurrent;     // forward: U [H][G*H]; backward: its transpose [G*H][H]
+  const float *bias;          // [S*H], for GRU that of the n of h last; forward only
+  const float *h0, *c0;       // [B][H] states before the first step; c is LSTM's
 
-  Mask dh;          // gradient of h from outside the loop, laid out like a mask of all steps; or null
-  float *dz;        // [T][B][S*H] gradient of X W, then for GRU that of the saved U h; 0 in padding
-  float *dh0, *dc0; // [B][H] in: gradient of the last states; out: of the first
+  float *h, *c;  // [T][B][H] states after each step, written by forward
+  float *saved;  // [T][B][S*H] what backward needs, written by forward at real steps
+
+  Rows dh;                  // of H: gradient of h from outside
+  float *dh0, *dc0;         // [B][H] in: gradient of the last states; out: of the first
+  float *dz;                // [T][B][S*H] gradient before the gates' activations; 0 in padding
+  Rows dx;                  // of F; written at all steps, if not null
+  float *dkernel;           // [F][G*H] these three by `gradient`, which needs dz
+  float *drecurrent;        // [H][G*H]
+  float *dbias;             // [S*H]
 };
 
-// Runs the part-th of `parts` shares of the samples; shares are independent of each other.
-using Run = void (*)(const Loop &, const float *packed, int64_t part, int64_t parts);
-// How many floats `pack` writes for a matrix [rows][gates * columns], and how it is written.
-using PackedSize = int64_t (*)(int64_t rows, int64_t gates, int64_t columns);
-using Pack = void (*)(const float *matrix, int64_t rows, int64_t gates, int64_t columns, float *packed);
+// Runs the part-th of `parts` shares, which are independent of each other: of the samples in forward
+// and backward, of the columns of the weights in gradient. `packed` holds kernel, then recurrent.
+using Pass = void (*)(const Layer &, const float *packed, int64_t part, int64_t parts);
 
 struct Kernels {
   const char *name;
-  Run forward, backward;
-  PackedSize packed_size;
-  Pack pack;
+  Pass forward, backward, gradient;
+  int64_t (*packed_size)(const Layer &);
+  void (*pack)(const Layer &, bool backward, float *packed);
+  // Random words, and masks, [samples][steps][gates][width]; see philox.h.
+  void (*words)(const uint32_t key[2], const uint32_t *samples, int64_t sample_count,
+                const uint32_t *steps, int64_t step_count, const uint32_t *gates,
+                int64_t gate_count, int64_t width, uint32_t *out);
+  void (*coins)(const uint32_t key[2], const uint32_t *samples, int64_t sample_count,
+                const uint32_t *steps, int64_t step_count, const uint32_t *gates,
+                int64_t gate_count, int64_t width, uint32_t threshold, float scale, float *out);
 };
 
 }  // namespace lapse

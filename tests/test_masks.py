@@ -606,6 +606,25 @@ def test_empty_batch() -> None:
     assert drawn("x:0.5@BTF h:0.5@BFG", batch=0).x.shape == (0, 9, 1, 5)
 
 
+@pytest.mark.parametrize("noise", ["x:.5@BFG", "h:.4@BT~.2F", "y:.3@BT[3]F", "U:.5@IO", "c:.3@BTF"])
+@pytest.mark.parametrize("law", ["", "~gauss"])
+def test_the_kernel_s_bits_are_numpy_s(
+    noise: str, law: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if law and noise[0] in "yc":
+        law = ""  # spans and states have no continuous law
+    fill = ">prev" if noise[0] == "c" else ""
+    made = plan(noise + fill + law, "LSTM")
+    sizes = {"batch": 7, "timesteps": 31, "features": 63, "units": 100, "layer": 3, "direction": 1}
+    fast = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
+    monkeypatch.setattr(masks, "extension", lambda: None)
+    slow = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
+    for one, other in zip(fast, slow, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("samples", [[0, -1], [2**32 - 1], np.array([2**33])], ids=str)
 def test_samples_out_of_range(samples: object) -> None:
     """The last number stands for a shared mask."""

@@ -19,8 +19,11 @@ import math
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from lapse.arrays import NUMPY
 from lapse.errors import LapseError
+from lapse.kernels.cpu import extension
 from lapse.noise import Axis, Term
 from lapse.philox import WORD, philox
 from lapse.plan import GATES, Draw, Masks, Plan, streams
@@ -140,6 +143,11 @@ class _Stream:
         self.arrays = arrays
         self.key = (arrays.word(seed[0]), arrays.word(seed[1]))
         self.place = direction << 12 | layer << 16
+        self.kernels = extension() if arrays is NUMPY else None
+
+    def _counters(self, *parts: Any) -> list[Any]:
+        """The key, and samples, steps and gates, as the kernels take them."""
+        return [*map(int, self.key), *(np.asarray(part, np.uint32) for part in parts)]
 
     def mask(self, one: Draw, rows: Any, timesteps: Any, gates: int, width: int) -> Any:
         """(batch or 1, timesteps or 1, gates or 1, width or 1) factors of a term."""
@@ -177,6 +185,10 @@ class _Stream:
         """(samples, steps, gates, width) random words."""
         arrays = self.arrays
         gate = arrays.words([kind | n << 8 | self.place for n in range(gates)])
+        if self.kernels is not None:
+            words = np.empty((len(samples), len(steps), gates, width), np.uint32)
+            self.kernels.words(*self._counters(samples, steps, gate), words)
+            return words
         quads = arrays.range(-(-width // 4))
         counter = (
             quads,
@@ -214,6 +226,13 @@ class _Stream:
 
     def _law(self, one: Draw, shape: tuple[Any, Any, int, int]) -> Any:
         arrays, term, rate = self.arrays, one.term, _rate(one.term)
+        if term.law == "bern" and self.kernels is not None and (start := _threshold(rate)) <= WORD:
+            samples, steps, gates, width = shape
+            gate = arrays.words([one.kind | n << 8 | self.place for n in range(gates)])
+            coins = np.empty((len(samples), len(steps), gates, width), np.float32)
+            where = self._counters(samples, steps, gate)
+            self.kernels.coins(*where, start, _scale(term), coins)
+            return coins
         words = self._words(one.kind, *shape)
         if term.law == "bern":
             return arrays.floats(arrays.at_least(words, _threshold(rate))) * _scale(term)

@@ -57,13 +57,14 @@ def unroll(
     h0, c0 = (*initial_state, None)[:2]
     last_h, last_c, h, _, _ = ops.layer(
         cell,
-        [dropped.swapaxes(0, 1).contiguous() for dropped in _inputs(x, masks.x)],
+        x,
         W,
         U,
-        weights.bias,
+        _bias(weights.bias, U.shape[0]),
         h0,
         c0,
         lengths,
+        _by_gate(masks.x, W),
         _by_gate(masks.h, U),
         [next(iter(_by_gate(getattr(masks, slot, None), U)), None) for slot in ops.SLOTS[cell]],
     )
@@ -75,21 +76,23 @@ def unroll(
     return y, (last_h, last_c) if cell == "LSTM" else (last_h,)
 
 
-def _inputs(x: Tensor, mask: Any) -> list[Tensor]:
-    """The inputs as all gates see them, or one a gate."""
-    if mask is None or isinstance(mask, float):
-        return [drop(x, mask)]
-    return [x * mask[:, :, k] for k in range(mask.shape[2])]
+def _bias(bias: Tensor | None, units: int) -> Tensor | None:
+    """One number for each part of z; a GRU's two rows become z r n, and last what n reads of h."""
+    if bias is None or bias.dim() == 1:
+        return bias
+    inputs, recurrent = bias
+    both, last = 2 * units, recurrent[2 * units :]
+    return torch.cat([inputs[:both] + recurrent[:both], inputs[both:], last])
 
 
 def _by_gate(mask: Any, like: Tensor) -> list[Tensor]:
-    """Masks (batch or 1, timesteps or 1, units), one a gate; units lie side by side in memory."""
+    """Masks (batch or 1, timesteps or 1, width), one a gate; a row lies side by side in memory."""
     if mask is None:
         return []
-    units = like.shape[0]
+    width = like.shape[0]
     if isinstance(mask, float):
-        return [like.new_full((1, 1, units), mask)]
-    parts = mask.expand(*mask.shape[:3], units).unbind(2)
+        return [like.new_full((1, 1, width), mask)]
+    parts = mask.expand(*mask.shape[:3], width).unbind(2)
     return [part if part.stride(2) == 1 else part.contiguous() for part in parts]
 
 
