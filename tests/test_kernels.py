@@ -202,6 +202,36 @@ def test_second_derivatives_are_refused_in_words() -> None:
         torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
 
 
+@CELL
+def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> None:
+    given = problem(cell, batch=2, timesteps=3, features=4, units=5)
+    x, kernel, recurrent = (
+        torch.tensor(a, dtype=torch.float32) for a in (given.x, *given.weights[:2])
+    )
+    h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
+    mask = torch.ones(2, 3, 5)
+    right = (cell.name, x, kernel, recurrent, None, h0, c0, None, [], [mask], [None] * 6 + [mask])
+    ops.layer(*right)
+    wrong = {
+        1: x[..., :3], 2: kernel[:, 1:], 3: recurrent[:, 1:],
+        4: torch.ones(5 * ops.SAVED[cell.name] - 1), 5: h0[:1], 7: torch.tensor([3, 4]),
+        8: [mask], 9: [mask[:, :2]],
+        10: [None] * 6 + [mask.double()],
+    }  # fmt: skip
+    for place, value in wrong.items():
+        arguments = list(right)
+        arguments[place] = value
+        with pytest.raises(LapseError, match=r"kernel needs|lengths must lie"):
+            ops.layer(*arguments)
+
+
+def test_masks_with_gradients_take_the_plain_loop() -> None:
+    layer, x = LSTM(3, 4, noise="x:.5@BF"), torch.randn(2, 3, 3)
+    mask = torch.ones(3, 1, 1, 3, requires_grad=True)
+    layer(x, masks=Masks(x=mask))[0].sum().backward()
+    assert mask.grad is not None and mask.grad.abs().sum() > 0
+
+
 # Which kernel runs.
 
 

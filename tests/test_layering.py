@@ -29,8 +29,15 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "weights": {"cells"},
 }
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
-# What the comparison may use of lapse: its public front-ends, and the core.
-PUBLIC = {"lapse", "lapse.torch", "lapse.keras", *(f"lapse.{name}" for name in CORE)}
+# What the comparison may use of lapse: its public front-ends, the core,
+# and which kernels made its numbers.
+PUBLIC = {
+    "lapse",
+    "lapse.torch",
+    "lapse.keras",
+    "lapse.kernels.cpu",
+    *(f"lapse.{name}" for name in CORE),
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

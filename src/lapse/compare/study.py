@@ -29,6 +29,7 @@ from lapse.compare.placements import Placement
 from lapse.compare.result import Run
 from lapse.compare.training import Classifier, Settings, parts, step, train
 from lapse.errors import LapseError
+from lapse.kernels.cpu import extension
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Study:
             "settings": asdict(self.settings),
             "versions": [lapse.__version__, torch.__version__, np.__version__],
             "code": _code(),
+            "kernel": os.environ.get("LAPSE_KERNEL", "auto"),
         }
 
 
@@ -161,6 +163,8 @@ def _code() -> str:
     """A digest of the code that decides the numbers of a run."""
     package = Path(lapse.__file__).parent
     modules = [*package.glob("*.py"), *package.glob("torch/*.py"), package / "compare/training.py"]
+    if (kernels := extension()) is not None:
+        modules.append(Path(kernels.__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(modules))).hexdigest()
 
 

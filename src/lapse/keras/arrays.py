@@ -158,7 +158,11 @@ def unroll(
         own = cell.activation is keras.activations.tanh and (
             getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
         )
-        why, lengths, at_start = fused.obstacle(x, weights_of, activations=own), None, True
+        why, lengths, at_start = (
+            fused.obstacle(x, weights_of, masks, initial_state, activations=own),
+            None,
+            True,
+        )
         if running is not None:
             lengths = running.sum(1)
             at_start = (ops.arange(x.shape[1]) < lengths[:, None]).equal(running)

@@ -12,7 +12,14 @@ from lapse.plan import STATES, Masks
 from lapse.torch import ops
 
 
-def obstacle(x: Tensor, weights: Weights, *, activations: bool = True) -> str | None:
+def obstacle(
+    x: Tensor,
+    weights: Weights,
+    masks: Masks,
+    initial_state: tuple[Tensor, ...] | None,
+    *,
+    activations: bool = True,
+) -> str | None:
     """What about a call the kernels can't do, in words; None if nothing.
 
     Args:
@@ -20,11 +27,13 @@ def obstacle(x: Tensor, weights: Weights, *, activations: bool = True) -> str | 
     """
     if x.device.type != "cpu":
         return f"the input is on the device {x.device.type}"
-    for tensor in (x, *weights):
+    of_noise = [mask for mask in masks if isinstance(mask, Tensor)]
+    for tensor in (x, *weights, *of_noise, *(initial_state or ())):
         if tensor is not None and tensor.dtype != torch.float32:
-            return (
-                f"it computes in float32, and was given {str(tensor.dtype).removeprefix('torch.')}"
-            )
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"it computes in float32, and was given {kind}"
+    if any(mask.requires_grad for mask in of_noise):
+        return "it has no gradients for masks"
     if not activations:
         return "its activations are tanh and sigmoid"
     return None

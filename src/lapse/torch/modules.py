@@ -157,7 +157,7 @@ class _Recurrent(nn.RNNBase):
     def _run(self, x: Tensor, masks: Masks, state: Any, lengths: Any) -> tuple[Tensor, tuple]:
         weights, library = self._weights(), self._library()
         plain = library is LIBRARY
-        if choose(fused.obstacle(x, weights, activations=plain)) == "cpu":
+        if choose(fused.obstacle(x, weights, masks, state, activations=plain)) == "cpu":
             if lengths is not None:
                 lengths = torch.as_tensor(lengths, device=x.device)
             return fused.unroll(self.cell, x, weights, masks, initial_state=state, lengths=lengths)

@@ -58,6 +58,7 @@ def layer(
         The last h and c (batch, units), all h and all c (timesteps, batch, units), and what
         backward needs, (timesteps, batch, SAVED*units). Where there is no c they are empty.
     """
+    _check(cell, x, kernel, recurrent_kernel, bias, h0, c0, lengths, x_masks, h_masks, slots)
     last_h, last_c, h, c, saved = _empty(cell, x, h0)
     _run(
         cell,
@@ -71,6 +72,54 @@ def layer(
     if c0 is not None:
         last_c.copy_(c[-1])
     return last_h, last_c, h, c, saved
+
+
+def _check(
+    cell: str,
+    x: Tensor,
+    kernel: Tensor,
+    recurrent_kernel: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None,
+    lengths: Tensor | None,
+    x_masks: Sequence[Tensor],
+    h_masks: Sequence[Tensor],
+    slots: Sequence[Tensor | None],
+) -> None:
+    """Raises `LapseError` before the kernels, which see addresses only, read past an end."""
+    (batch, timesteps, features), units = x.shape, recurrent_kernel.shape[0]
+    columns = len(GATES[cell]) * units
+    shared = {"batch": (1, batch), "timesteps": (1, timesteps)}
+    tensors: list[tuple[str, Tensor | None, tuple]] = [
+        ("kernel", kernel, (features, columns)),
+        ("recurrent_kernel", recurrent_kernel, (units, columns)),
+        ("bias", bias, (SAVED[cell] * units,)),
+        ("h0", h0, (batch, units)),
+        ("c0", c0, (batch, units)),
+        ("x", x, (batch, timesteps, features)),
+        *(("a mask of x", mask, (*shared.values(), features)) for mask in x_masks),
+        *(("a mask of h", mask, (*shared.values(), units)) for mask in h_masks),
+        *(("a mask", mask, (*shared.values(), units)) for mask in slots),
+    ]
+    for name, tensor, full in tensors:
+        if tensor is None:
+            continue
+        sizes = [size if isinstance(size, tuple) else (size,) for size in full]
+        fits = tensor.dim() == len(full) and all(
+            n in allowed for n, allowed in zip(tensor.shape, sizes, strict=True)
+        )
+        if not fits or tensor.dtype != torch.float32:
+            raise LapseError(
+                f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype}; the {cell} "
+                f"kernel needs {tuple(s[-1] for s in sizes)} and torch.float32 here."
+            )
+    if (
+        lengths is not None
+        and batch
+        and not 0 <= int(lengths.min()) <= int(lengths.max()) <= timesteps
+    ):
+        raise LapseError(f"lengths must lie between 0 and the {timesteps} timesteps of the input.")
 
 
 @layer.register_fake
