@@ -1,6 +1,4 @@
 // The loop over time, compiled once for each instruction set; LAPSE_ISA names this one.
-#include <cmath>
-#include <memory>
 #include <new>
 
 #include "cells.h"
