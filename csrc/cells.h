@@ -42,6 +42,7 @@ inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes
 
 template <bool NOISY> struct Lstm {
   static constexpr int GATES = 4, SAVED = 4;
+  static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
@@ -87,50 +88,111 @@ template <bool NOISY> struct Lstm {
   }
 };
 
+// What both GRUs share: h goes from old to n, by z.
+template <bool NOISY, class Lanes>
+inline void mix(const Row &r, vector z, vector n, int64_t u, Lanes lanes) {
+  const vector h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
+  const vector h_new = z_m * h + (1 - z_m) * drop<NOISY>(n, r.mask[2], u, lanes);
+  const vector dropped = drop<NOISY>(h_new, r.mask[STATE], u, lanes);
+  store(r.h_new + u, update<NOISY>(h, dropped, r.mask[KEEP_H], u, lanes), lanes);
+}
+
+// Stores the gradients of z, before its sigmoid, and of h; returns that of n, before its tanh.
+template <bool NOISY, class Lanes>
+inline vector mix_back(const BackRow &r, vector z, vector n, int64_t u, Lanes lanes) {
+  const vector h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
+  vector dh = load(r.dh + u, lanes), kept = {};
+  if constexpr (NOISY) {
+    const vector k_h = load(r.mask[KEEP_H] + u, lanes);
+    kept = (1 - k_h) * dh;
+    dh *= k_h * load(r.mask[STATE] + u, lanes);
+  }
+  const vector dz = dh * (h - drop<NOISY>(n, r.mask[2], u, lanes));
+  store(r.dz + u, drop<NOISY>(dz, r.mask[0], u, lanes) * z * (1 - z), lanes);
+  store(r.dh + u, kept + dh * z_m, lanes);
+  return drop<NOISY>(dh * (1 - z_m), r.mask[2], u, lanes) * (1 - n * n);
+}
+
 template <bool NOISY> struct Gru {
   static constexpr int GATES = 3, SAVED = 4;
+  static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = sigmoid(r.part(0, units, u, lanes)), s = sigmoid(r.part(1, units, u, lanes)),
                    h_n = r.part(3, units, u, lanes),
-                   n = tanh(r.part(2, units, u, lanes) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n),
-                   h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
-      const vector h_new = z_m * h + (1 - z_m) * drop<NOISY>(n, r.mask[2], u, lanes);
+                   n = tanh(r.part(2, units, u, lanes) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n);
       store(r.saved + u, z, lanes);
       store(r.saved + units + u, s, lanes);
       store(r.saved + 2 * units + u, n, lanes);
       store(r.saved + 3 * units + u, h_n, lanes);
-      const vector dropped = drop<NOISY>(h_new, r.mask[STATE], u, lanes);
-      store(r.h_new + u, update<NOISY>(h, dropped, r.mask[KEEP_H], u, lanes), lanes);
+      mix<NOISY>(r, z, n, u, lanes);
     });
   }
 
   static void back(const BackRow r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = load(r.saved + u, lanes), s = load(r.saved + units + u, lanes),
-                   n = load(r.saved + 2 * units + u, lanes), h_n = load(r.saved + 3 * units + u, lanes),
-                   h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
-      vector dh = load(r.dh + u, lanes), kept = {};
-      if constexpr (NOISY) {
-        const vector k_h = load(r.mask[KEEP_H] + u, lanes);
-        kept = (1 - k_h) * dh;
-        dh *= k_h * load(r.mask[STATE] + u, lanes);
-      }
-      const vector dz = dh * (h - drop<NOISY>(n, r.mask[2], u, lanes));
-      const vector dn = drop<NOISY>(dh * (1 - z_m), r.mask[2], u, lanes) * (1 - n * n);
+                   n = load(r.saved + 2 * units + u, lanes), h_n = load(r.saved + 3 * units + u, lanes);
+      const vector dn = mix_back<NOISY>(r, z, n, u, lanes);
       const vector ds = drop<NOISY>(dn * h_n, r.mask[1], u, lanes);
-      store(r.dz + u, drop<NOISY>(dz, r.mask[0], u, lanes) * z * (1 - z), lanes);
       store(r.dz + units + u, ds * s * (1 - s), lanes);
       store(r.dz + 2 * units + u, dn, lanes);
       store(r.dz + 3 * units + u, dn * drop<NOISY>(s, r.mask[1], u, lanes), lanes);
-      store(r.dh + u, kept + dh * z_m, lanes);
+    });
+  }
+};
+
+// r acts on h before U does, so what U makes of it for n comes second: `gate`, `reset`, the product,
+// then `step`; and after `back` the product with the transpose, then `back_reset`.
+template <bool NOISY> struct GruResetBefore {
+  static constexpr int GATES = 3, SAVED = 3;
+  static constexpr bool RESETS_BEFORE = true;
+
+  static void gate(const Row r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      store(r.saved + units + u, sigmoid(r.part(1, units, u, lanes)), lanes);
+    });
+  }
+
+  // h as n reads it, times r.
+  static void reset(float *h, const float *s, const float *mask, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      store(h + u, load(h + u, lanes) * drop<NOISY>(load(s + u, lanes), mask, u, lanes), lanes);
+    });
+  }
+
+  static void step(const Row r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector z = sigmoid(r.part(0, units, u, lanes)), n = tanh(r.part(2, units, u, lanes));
+      store(r.saved + u, z, lanes);
+      store(r.saved + 2 * units + u, n, lanes);
+      mix<NOISY>(r, z, n, u, lanes);
+    });
+  }
+
+  static void back(const BackRow r, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector z = load(r.saved + u, lanes), n = load(r.saved + 2 * units + u, lanes);
+      store(r.dz + 2 * units + u, mix_back<NOISY>(r, z, n, u, lanes), lanes);
+    });
+  }
+
+  // `d` is the gradient of r * h, and h_mask a row of what h is multiplied by before.
+  static void back_reset(const BackRow r, const float *d, const float *h_mask, int64_t units) {
+    each_unit(units, [&](int64_t u, auto lanes) {
+      const vector s = load(r.saved + units + u, lanes),
+                   dh = load(d + u, lanes) * load(h_mask + u, lanes);
+      const vector ds = drop<NOISY>(dh * load(r.h + u, lanes), r.mask[1], u, lanes);
+      store(r.dz + units + u, ds * s * (1 - s), lanes);
+      store(r.dh + u, load(r.dh + u, lanes) + dh * drop<NOISY>(s, r.mask[1], u, lanes), lanes);
     });
   }
 };
 
 template <bool NOISY> struct SimpleRnn {
   static constexpr int GATES = 1, SAVED = 1;
+  static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {

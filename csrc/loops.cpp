@@ -1,5 +1,9 @@
 // The loop over time, compiled once for each instruction set; LAPSE_ISA names this one.
+#include <algorithm>
 #include <new>
+#include <numeric>
+#include <utility>
+#include <vector>
 
 #include "cells.h"
 #include "gemm.h"
@@ -19,41 +23,73 @@ struct Scratch {
   float *const at;
 };
 
-const float *row(const Rows &rows, int64_t t, int64_t b, const float *none = nullptr) {
-  return rows.at ? rows.at + t * rows.time + b * rows.batch : none;
+// Row t of b; nothing where there are none.
+float *row(const Rows &rows, int64_t t, int64_t b) {
+  return rows.at ? rows.at + t * rows.time + b * rows.batch : nullptr;
+}
+
+float *moved(float *array, int64_t by) { return array ? array + by : nullptr; }
+const float *moved(const float *array, int64_t by) { return array ? array + by : nullptr; }
+
+// The n factors of a mask; `room` is where bytes become numbers, `none` where there is no noise.
+const float *factors(const Mask &mask, int64_t t, int64_t b, int64_t n, float *room,
+                     const float *none = nullptr) {
+  if (!mask.at) return none;
+  const int64_t first = t * mask.time + b * mask.batch;
+  if (!mask.bytes) return static_cast<const float *>(mask.at) + first;
+  const uint8_t *from = static_cast<const uint8_t *>(mask.at) + first;
+  for (int64_t u = 0; u < n; u++) room[u] = mask.scale * float(from[u]);
+  return room;
+}
+
+const Mask &of_gate(const Mask *masks, int64_t count, int64_t gate) {
+  return masks[count > 1 ? gate : 0];
 }
 
 bool noisy(const Layer &layer) {
-  for (const Rows &mask : layer.slots)
+  for (const Mask &mask : layer.slots)
     if (mask.at) return true;
   return false;
 }
 
-// What one share works on: its samples, of which the first `running(t)` are real at step t. Without
-// lengths they lie side by side, so that no core fetches ahead what another one writes; with lengths
-// every share has long and short ones.
+// What one share works on: its samples, and at a step those that are real and those that are padding.
+// Without padding they lie side by side, so that no core fetches ahead what another one writes; with
+// it every share has long and short ones.
 struct Share {
   const Layer &layer;
-  int64_t part, parts, first = part * layer.batch / parts;
-  int64_t samples = layer.lengths ? (layer.batch - part + parts - 1) / parts
-                                  : (part + 1) * layer.batch / parts - first;
+  std::vector<int64_t> samples, real, padding;
 
-  int64_t sample(int64_t j) const {
-    return layer.lengths ? layer.order[part + j * parts] : first + j;
+  Share(const Layer &l, int64_t part, int64_t parts) : layer(l) {
+    if (!l.running) {
+      for (int64_t b = part * l.batch / parts; b < (part + 1) * l.batch / parts; b++)
+        samples.push_back(b);
+      real = samples;
+      return;
+    }
+    std::vector<std::pair<int64_t, int64_t>> longest_first;
+    for (int64_t b = 0; b < l.batch; b++) {
+      const uint8_t *of_b = l.running + b * l.timesteps;
+      longest_first.push_back({-std::accumulate(of_b, of_b + l.timesteps, int64_t(0)), b});
+    }
+    std::sort(longest_first.begin(), longest_first.end());
+    for (int64_t n = part; n < l.batch; n += parts) samples.push_back(longest_first[n].second);
   }
-  int64_t length(int64_t j) const {
-    return layer.lengths ? layer.lengths[sample(j)] : layer.timesteps;
-  }
-  int64_t running(int64_t t) const {
-    int64_t n = samples;
-    while (n && length(n - 1) <= t) n--;
-    return n;
+
+  void at(int64_t t) {
+    if (!layer.running) return;
+    real.clear(), padding.clear();
+    for (int64_t b : samples)
+      (layer.running[b * layer.timesteps + t] ? real : padding).push_back(b);
   }
 };
 
+// The n-th step that is run.
+int64_t step_of(const Layer &l, int64_t n) { return l.reverse ? l.timesteps - 1 - n : n; }
+
 // The states before step t.
 const float *before(const float *first, const float *all, int64_t t, const Layer &l) {
-  return t ? all + (t - 1) * l.batch * l.units : first;
+  const int64_t from = l.reverse ? t + 1 : t - 1;
+  return from < 0 || from == l.timesteps ? first : moved(all, from * l.batch * l.units);
 }
 
 // A row as a gate reads it: times its mask, if there is one.
@@ -75,60 +111,87 @@ void forward(const Layer &l, const float *packed, int64_t part, int64_t parts) {
   using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   const int64_t F = l.features, H = l.units, wide = padded(H);
-  const int64_t xs = std::max<int64_t>(l.x_masks, 1), hs = std::max<int64_t>(l.h_masks, 1);
-  const Share share{l, part, parts};
-  Scratch ones(wide), zeros(S * H), z(share.samples * S * wide);
-  Scratch x_read(share.samples * xs * F), h_read(share.samples * hs * H);
+  const int64_t xs = std::max<int64_t>(l.x_masks, 1);
+  const int64_t hs = Cell::RESETS_BEFORE ? G : std::max<int64_t>(l.h_masks, 1);
+  Share share(l, part, parts);
+  const int64_t samples = share.samples.size();
+  Scratch ones(wide), zeros(S * H), z(samples * S * wide), room(std::max(SLOTS * wide, F));
+  Scratch x_read(samples * xs * F), h_read(samples * hs * H);
   std::fill(ones.at, ones.at + wide, 1.0f);
 
-  for (int64_t t = 0; t < l.timesteps; t++) {
-    const int64_t running = share.running(t);
+  for (int64_t n = 0; n < l.timesteps; n++) {
+    const int64_t t = step_of(l, n);
+    share.at(t);
+    const int64_t real = share.real.size();
     const float *h = before(l.h0, l.h, t, l), *c = before(l.c0, l.c, t, l);
-    float *h_new = l.h + t * l.batch * H, *c_new = l.c + t * l.batch * H;
-    for (int64_t j = 0; j < running; j++) {
-      const int64_t b = share.sample(j);
+    float *h_new = l.h + t * l.batch * H, *c_new = moved(l.c, t * l.batch * H);
+    for (int64_t j = 0; j < real; j++) {
+      const int64_t b = share.real[j];
       for (int64_t k = 0; k < xs; k++)
-        read(x_read + (j * xs + k) * F, row(l.x, t, b), row(l.x_mask[k], t, b), F);
+        read(x_read + (j * xs + k) * F, row(l.x, t, b), factors(l.x_mask[k], t, b, F, room), F);
       for (int64_t k = 0; k < hs; k++)
-        read(h_read + (j * hs + k) * H, h + b * H, row(l.h_mask[k], t, b), H);
+        read(h_read + (j * hs + k) * H, h + b * H,
+             factors(of_gate(l.h_mask, l.h_masks, k), t, b, H, room), H);
     }
+    auto unit_row = [&](int64_t j) {
+      const int64_t b = share.real[j];
+      Row r{z + j * S * wide,
+            wide,
+            l.bias ? l.bias : zeros,
+            h + b * H,
+            moved(c, b * H),
+            h_new + b * H,
+            moved(c_new, b * H),
+            l.saved + (t * l.batch + b) * S * H,
+            {}};
+      for (int s = 0; s < SLOTS; s++)
+        r.mask[s] = factors(l.slots[s], t, b, H, room + s * wide, ones);
+      return r;
+    };
     for (int k = 0; k < G; k++) {
+      if constexpr (Cell::RESETS_BEFORE)
+        if (k == G - 1)
+          for (int64_t j = 0; j < real; j++) {
+            const Row r = unit_row(j);
+            Cell::gate(r, H);
+            Cell::reset(h_read + (j * hs + k) * H, r.saved + H, r.mask[1], H);
+          }
       const Matrix of_x{x_read + (xs > 1 ? k * F : 0), xs * F, 1};
       const Matrix of_h{h_read + (hs > 1 ? k * H : 0), hs * H, 1};
       const float *recurrent = packed + (G * F + k * H) * wide;
       const int to_x = part_of<Cell>(k, false), to_h = part_of<Cell>(k, true);
-      multiply(running, F, H, of_x, packed + k * F * wide, 0, F, z + to_x * wide, S * wide, false);
-      multiply(running, H, H, of_h, recurrent, 0, H, z + to_h * wide, S * wide, to_h == to_x);
+      multiply(real, F, H, of_x, packed + k * F * wide, 0, F, z + to_x * wide, S * wide, false);
+      multiply(real, H, H, of_h, recurrent, 0, H, z + to_h * wide, S * wide, to_h == to_x);
     }
-    for (int64_t j = 0; j < running; j++) {
-      const int64_t b = share.sample(j);
-      Row r{z + j * S * wide, wide,          l.bias ? l.bias : zeros, h + b * H,
-            c + b * H,        h_new + b * H, c_new + b * H, l.saved + (t * l.batch + b) * S * H,
-            {}};
-      for (int s = 0; s < SLOTS; s++) r.mask[s] = row(l.slots[s], t, b, ones);
-      Cell::step(r, H);
-    }
-    for (int64_t j = running; j < share.samples; j++) {
-      const int64_t b = share.sample(j);
-      std::copy(h + b * H, h + (b + 1) * H, h_new + b * H);
-      if (l.c) std::copy(c + b * H, c + (b + 1) * H, c_new + b * H);
+    for (int64_t j = 0; j < real; j++) Cell::step(unit_row(j), H);
+    for (int64_t b : share.padding) {
+      std::copy_n(h + b * H, H, h_new + b * H);
+      if (l.c) std::copy_n(c + b * H, H, c_new + b * H);
     }
   }
 }
 
-// Adds to `to`, row by row, what a gradient before the activations gives back through a transposed
-// matrix [G * H][n] and the masks that stood before it.
+// What gradients before the activations give back through the part of `packed`, a transposed matrix
+// [all gates * H][n], that belongs to `gates` of them from `gate` on: one row each for `real`.
+void through(const Share &share, int64_t gate, int64_t gates, int64_t all, int64_t n, const float *dz,
+             const float *packed, float *to) {
+  const int64_t H = share.layer.units;
+  const Matrix of_z{dz + gate * H, all * H, 1};
+  multiply(share.real.size(), gates * H, n, of_z, packed, gate * H, all * H, to, padded(n), false);
+}
+
+// Adds to `to`, row by row, what the first `gates` of `all` give back, through the masks that stood
+// before the matrix.
 template <class To>
-void give_back(const Share &share, int64_t running, int64_t t, int gates, int64_t n, int64_t masks,
-               const Rows *mask, const float *dz, const float *packed, float *scratch, To to) {
-  const int64_t H = share.layer.units, wide = padded(n), groups = std::max<int64_t>(masks, 1);
-  const int64_t depth = groups > 1 ? H : gates * H;
+void give_back(const Share &share, int64_t t, int64_t gates, int64_t all, int64_t n, int64_t masks,
+               const Mask *mask, const float *dz, const float *packed, float *scratch, float *room,
+               To to) {
+  const int64_t groups = masks > 1 ? gates : 1;
   for (int64_t k = 0; k < groups; k++) {
-    const Matrix of_z{dz + k * H, gates * H, 1};
-    multiply(running, depth, n, of_z, packed, k * H, gates * H, scratch, wide, false);
-    for (int64_t j = 0; j < running; j++) {
-      const int64_t b = share.sample(j);
-      const float *from = scratch + j * wide, *m = row(mask[k], t, b);
+    through(share, k, gates / groups, all, n, dz, packed, scratch);
+    for (size_t j = 0; j < share.real.size(); j++) {
+      const int64_t b = share.real[j];
+      const float *from = scratch + j * padded(n), *m = factors(mask[k], t, b, n, room);
       float *sum = to(b);
       if (m)
         for (int64_t u = 0; u < n; u++) sum[u] += from[u] * m[u];
@@ -142,41 +205,58 @@ template <template <bool> class CellOf, bool NOISY>
 void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) {
   using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
-  const int64_t F = l.features, H = l.units;
+  const int64_t F = l.features, H = l.units, wide = padded(std::max(F, H));
   const float *recurrent = packed + G * H * padded(F);
-  const Share share{l, part, parts};
-  Scratch ones(padded(H)), dz(share.samples * G * H), scratch(share.samples * padded(std::max(F, H)));
-  std::fill(ones.at, ones.at + H, 1.0f);
+  Share share(l, part, parts);
+  const int64_t samples = share.samples.size();
+  Scratch ones(wide), dz(samples * G * H), scratch(samples * wide), room(SLOTS * wide);
+  std::fill(ones.at, ones.at + wide, 1.0f);
 
-  for (int64_t t = l.timesteps - 1; t >= 0; t--) {
-    const int64_t running = share.running(t);
+  for (int64_t n = l.timesteps - 1; n >= 0; n--) {
+    const int64_t t = step_of(l, n);
+    share.at(t);
+    const int64_t real = share.real.size();
     const float *h = before(l.h0, l.h, t, l), *c = before(l.c0, l.c, t, l);
-    for (int64_t j = 0; j < share.samples; j++) {
-      const int64_t b = share.sample(j);
+    for (int64_t b : share.samples) {
       const float *outside = row(l.dh, t, b);
       float *dh = l.dh0 + b * H;
       if (outside)
         for (int64_t u = 0; u < H; u++) dh[u] += outside[u];
-      if (l.dx.at) std::fill_n(l.dx.at + t * l.dx.time + b * l.dx.batch, F, 0.0f);
-      if (j >= running) std::fill_n(l.dz + (t * l.batch + b) * S * H, S * H, 0.0f);
+      if (l.dx.at) std::fill_n(row(l.dx, t, b), F, 0.0f);
     }
-    for (int64_t j = 0; j < running; j++) {
-      const int64_t b = share.sample(j), at = (t * l.batch + b) * S * H;
-      BackRow r{h + b * H, c + b * H, l.saved + at, l.dh0 + b * H, l.dc0 + b * H, l.dz + at, {}};
-      for (int s = 0; s < SLOTS; s++) r.mask[s] = row(l.slots[s], t, b, ones);
+    for (int64_t b : share.padding) std::fill_n(l.dz + (t * l.batch + b) * S * H, S * H, 0.0f);
+    auto unit_row = [&](int64_t j) {
+      const int64_t b = share.real[j], at = (t * l.batch + b) * S * H;
+      BackRow r{h + b * H,     moved(c, b * H),     l.saved + at, l.dh0 + b * H,
+                moved(l.dc0, b * H), l.dz + at, {}};
+      for (int s = 0; s < SLOTS; s++)
+        r.mask[s] = factors(l.slots[s], t, b, H, room + s * wide, ones);
+      return r;
+    };
+    for (int64_t j = 0; j < real; j++) {
+      const BackRow r = unit_row(j);
       Cell::back(r, H);
-      std::copy_n(l.dz + at, G * H, dz + j * G * H);
+      std::copy_n(r.dz, G * H, dz + j * G * H);
+    }
+    if constexpr (Cell::RESETS_BEFORE) {
+      through(share, G - 1, 1, G, H, dz, recurrent, scratch);
+      for (int64_t j = 0; j < real; j++) {
+        const BackRow r = unit_row(j);
+        const Mask &of_n = of_gate(l.h_mask, l.h_masks, G - 1);
+        const float *h_mask = factors(of_n, t, share.real[j], H, room + KEEP_C * wide, ones);
+        Cell::back_reset(r, scratch + j * padded(H), h_mask, H);
+        std::copy_n(r.dz + H, H, dz + (j * G + 1) * H);
+      }
     }
     if (l.dx.at)
-      give_back(share, running, t, G, F, l.x_masks, l.x_mask, dz, packed, scratch,
-                [&](int64_t b) { return l.dx.at + t * l.dx.time + b * l.dx.batch; });
+      give_back(share, t, G, G, F, l.x_masks, l.x_mask, dz, packed, scratch, room,
+                [&](int64_t b) { return row(l.dx, t, b); });
     if (S > G)
-      for (int64_t j = 0; j < running; j++) {
-        const int64_t at = (t * l.batch + share.sample(j)) * S * H;
-        std::copy_n(l.dz + at + (S - 1) * H, H, dz + (j * G + G - 1) * H);
-      }
-    give_back(share, running, t, G, H, l.h_masks, l.h_mask, dz, recurrent, scratch,
-              [&](int64_t b) { return l.dh0 + b * H; });
+      for (int64_t j = 0; j < real; j++)
+        std::copy_n(l.dz + ((t * l.batch + share.real[j]) * S + S - 1) * H, H,
+                    dz + (j * G + G - 1) * H);
+    give_back(share, t, G - Cell::RESETS_BEFORE, G, H, l.h_masks, l.h_mask, dz, recurrent, scratch,
+              room, [&](int64_t b) { return l.dh0 + b * H; });
   }
 }
 
@@ -188,16 +268,17 @@ void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   constexpr int64_t PANEL = WIDE * LANES, BLOCK = 256;
   const int64_t F = l.features, H = l.units, panels = (H + PANEL - 1) / PANEL;
-  const bool apart = l.x_masks > 1 || l.h_masks > 1;
-  Scratch x_read(BLOCK * F), h_read(BLOCK * H), dz(BLOCK * PANEL);
+  const bool apart = l.x_masks > 1 || l.h_masks > 1 || Cell::RESETS_BEFORE;
+  Scratch x_read(BLOCK * F), h_read(BLOCK * H), dz(BLOCK * PANEL), room(std::max(F, H)), ones(H);
   Scratch sums(G * panels * (F + H) * PANEL), bias(S * H);
+  std::fill(ones.at, ones.at + H, 1.0f);
 
   int64_t at[BLOCK][2];
   for (int64_t next = 0, all = l.timesteps * l.batch; next < all;) {
     int64_t rows = 0;
     for (; next < all && rows < BLOCK; next++) {
       const int64_t t = next / l.batch, b = next % l.batch;
-      if (!l.lengths || t < l.lengths[b]) at[rows][0] = t, at[rows][1] = b, rows++;
+      if (!l.running || l.running[b * l.timesteps + t]) at[rows][0] = t, at[rows][1] = b, rows++;
     }
     int there = -1;  // the gate whose rows are in x_read and h_read
     for (int k = 0; k < G; k++)
@@ -207,9 +288,15 @@ void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
           there = k;
           for (int64_t n = 0; n < rows; n++) {
             const int64_t t = at[n][0], b = at[n][1];
+            const Mask &x_mask = of_gate(l.x_mask, l.x_masks, k);
+            const Mask &h_mask = of_gate(l.h_mask, l.h_masks, k);
             const float *h = before(l.h0, l.h, t, l) + b * H;
-            read(x_read + n * F, row(l.x, t, b), row(l.x_mask[l.x_masks > 1 ? k : 0], t, b), F);
-            read(h_read + n * H, h, row(l.h_mask[l.h_masks > 1 ? k : 0], t, b), H);
+            read(x_read + n * F, row(l.x, t, b), factors(x_mask, t, b, F, room), F);
+            read(h_read + n * H, h, factors(h_mask, t, b, H, room), H);
+            if constexpr (Cell::RESETS_BEFORE)
+              if (k == G - 1)
+                Cell::reset(h_read + n * H, l.saved + ((t * l.batch + b) * S + 1) * H,
+                            factors(l.slots[1], t, b, H, room, ones), H);
           }
         }
         const int64_t first = panel * PANEL, real = std::min(PANEL, H - first);
@@ -248,6 +335,9 @@ void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
     switch (l.cell) {                                                                         \
       case LSTM: return (n ? name<Lstm, true> : name<Lstm, false>)(l, packed, part, parts);   \
       case GRU: return (n ? name<Gru, true> : name<Gru, false>)(l, packed, part, parts);      \
+      case GRU_RESET_BEFORE:                                                                  \
+        return (n ? name<GruResetBefore, true> : name<GruResetBefore, false>)(l, packed, part, \
+                                                                              parts);         \
       case SIMPLE_RNN:                                                                        \
         return (n ? name<SimpleRnn, true> : name<SimpleRnn, false>)(l, packed, part, parts);  \
     }                                                                                         \
@@ -256,7 +346,7 @@ PASS(forward)
 PASS(backward)
 PASS(gradient)
 
-int64_t gates_of(const Layer &l) { return l.cell == LSTM ? 4 : l.cell == GRU ? 3 : 1; }
+int64_t gates_of(const Layer &l) { return l.cell == LSTM ? 4 : l.cell == SIMPLE_RNN ? 1 : 3; }
 
 int64_t packed_floats(const Layer &l) {
   const int64_t G = gates_of(l), F = l.features, H = l.units;

@@ -40,18 +40,37 @@ static std::vector<const Kernels *> runnable() {
 // PyTorch's own thread pool (its stable C interface); a second pool beside it would slow both down.
 using ParallelFor = int (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
+// Runs each part, by the function at an address; one after the other where that is 0.
+template <class Part> static void spread(int64_t parts, uintptr_t parallel_for, Part part) {
+  auto run = [](int64_t begin, int64_t end, void *context) {
+    for (int64_t n = begin; n < end; n++) (*static_cast<Part *>(context))(n);
+  };
+  if (parallel_for && parts > 1)
+    reinterpret_cast<ParallelFor>(parallel_for)(0, parts, 1, run, &part);
+  else
+    run(0, parts, &part);
+}
+
 using Place = std::tuple<uintptr_t, int64_t, int64_t>;  // address, stride of time, of batch
+
+// The same for a mask; and what its bytes are multiplied by, 0 where it has floats.
+using MaskPlace = std::tuple<uintptr_t, int64_t, int64_t, float>;
 
 static Rows rows(const Place &place) {
   return {reinterpret_cast<float *>(std::get<0>(place)), std::get<1>(place), std::get<2>(place)};
 }
 
+static Mask mask(const MaskPlace &place) {
+  const auto [address, time, batch, scale] = place;
+  return {reinterpret_cast<const void *>(address), time, batch, scale != 0, scale};
+}
+
 template <class T> static T *at(uintptr_t address) { return reinterpret_cast<T *>(address); }
 
 static void run(const std::string &isa, bool backward, int cell, int64_t timesteps, int64_t batch,
-                int64_t features, int64_t units, uintptr_t lengths, uintptr_t order, const Place &x,
-                const std::vector<Place> &x_masks, const std::vector<Place> &h_masks,
-                const std::vector<Place> &slots, uintptr_t kernel, uintptr_t recurrent,
+                int64_t features, int64_t units, bool reverse, uintptr_t running, const Place &x,
+                const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
+                const std::vector<MaskPlace> &slots, uintptr_t kernel, uintptr_t recurrent,
                 uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t saved,
                 const Place &dh, uintptr_t dh0, uintptr_t dc0, uintptr_t dz, const Place &dx,
                 uintptr_t dkernel, uintptr_t drecurrent, uintptr_t dbias, int64_t threads,
@@ -63,11 +82,11 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   Layer layer{};
   layer.cell = Cell(cell);
   layer.timesteps = timesteps, layer.batch = batch, layer.features = features, layer.units = units;
-  layer.lengths = at<const int64_t>(lengths), layer.order = at<const int64_t>(order);
+  layer.reverse = reverse, layer.running = at<const uint8_t>(running);
   layer.x = rows(x), layer.x_masks = x_masks.size(), layer.h_masks = h_masks.size();
-  for (size_t k = 0; k < x_masks.size(); k++) layer.x_mask[k] = rows(x_masks[k]);
-  for (size_t k = 0; k < h_masks.size(); k++) layer.h_mask[k] = rows(h_masks[k]);
-  for (size_t s = 0; s < SLOTS; s++) layer.slots[s] = rows(slots.at(s));
+  for (size_t k = 0; k < x_masks.size(); k++) layer.x_mask[k] = mask(x_masks[k]);
+  for (size_t k = 0; k < h_masks.size(); k++) layer.h_mask[k] = mask(h_masks[k]);
+  for (size_t s = 0; s < SLOTS; s++) layer.slots[s] = mask(slots.at(s));
   layer.kernel = at<const float>(kernel), layer.recurrent = at<const float>(recurrent);
   layer.bias = at<const float>(bias);
   layer.h0 = at<const float>(h0), layer.c0 = at<const float>(c0);
@@ -85,22 +104,9 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
       new (std::align_val_t(64)) float[kernels->packed_size(layer)]);
   kernels->pack(layer, backward, packed.get());
 
-  struct Work {
-    const Layer &layer;
-    const float *packed;
-    Pass pass;
-    int64_t parts;
-  };
   auto all_shares = [&](Pass pass, int64_t parts) {
-    Work work{layer, packed.get(), pass, parts};
-    auto share = [](int64_t begin, int64_t end, void *context) {
-      const Work &w = *static_cast<Work *>(context);
-      for (int64_t part = begin; part < end; part++) w.pass(w.layer, w.packed, part, w.parts);
-    };
-    if (parallel_for && parts > 1)
-      reinterpret_cast<ParallelFor>(parallel_for)(0, parts, 1, share, &work);
-    else
-      share(0, parts, &work);
+    spread(parts, parallel_for,
+           [&](int64_t part) { pass(layer, packed.get(), part, parts); });
   };
   all_shares(backward ? kernels->backward : kernels->forward, std::min(threads, batch));
   if (backward) all_shares(kernels->gradient, threads);
@@ -110,18 +116,39 @@ using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device:
 
 template <class T> using Out = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
+// Rows [samples][steps][gates] of counters, in equal shares.
+template <class Draw>
+static void draw(uint32_t low, uint32_t high, const Words &samples, const Words &steps,
+                 const Words &gates, int64_t width, int64_t threads, uintptr_t parallel_for,
+                 Draw one) {
+  const Counters counters{{low, high},
+                          samples.data(),
+                          steps.data(),
+                          gates.data(),
+                          int64_t(steps.size()),
+                          int64_t(gates.size()),
+                          width};
+  const int64_t rows = samples.size() * steps.size() * gates.size();
+  nb::gil_scoped_release released;
+  spread(threads, parallel_for, [&](int64_t part) {
+    one(counters, part * rows / threads, (part + 1) * rows / threads);
+  });
+}
+
 static void words(uint32_t low, uint32_t high, Words samples, Words steps, Words gates,
-                  Out<uint32_t> out) {
-  const uint32_t key[2] = {low, high};
-  runnable()[0]->words(key, samples.data(), samples.size(), steps.data(), steps.size(), gates.data(),
-                       gates.size(), out.shape(3), out.data());
+                  Out<uint32_t> out, int64_t threads, uintptr_t parallel_for) {
+  draw(low, high, samples, steps, gates, out.shape(3), threads, parallel_for,
+       [&, kernels = runnable()[0]](const Counters &counters, int64_t begin, int64_t end) {
+         kernels->words(counters, begin, end, out.data());
+       });
 }
 
 static void coins(uint32_t low, uint32_t high, Words samples, Words steps, Words gates,
-                  uint32_t threshold, float scale, Out<float> out) {
-  const uint32_t key[2] = {low, high};
-  runnable()[0]->coins(key, samples.data(), samples.size(), steps.data(), steps.size(), gates.data(),
-                       gates.size(), out.shape(3), threshold, scale, out.data());
+                  uint32_t threshold, Out<uint8_t> out, int64_t threads, uintptr_t parallel_for) {
+  draw(low, high, samples, steps, gates, out.shape(3), threads, parallel_for,
+       [&, kernels = runnable()[0]](const Counters &counters, int64_t begin, int64_t end) {
+         kernels->coins(counters, begin, end, threshold, out.data());
+       });
 }
 
 }  // namespace lapse
@@ -132,11 +159,12 @@ NB_MODULE(_cpu, m) {
     for (const lapse::Kernels *one : lapse::runnable()) names.push_back(one->name);
     return names;
   });
-  m.def("words", &lapse::words, "low"_a, "high"_a, "samples"_a, "steps"_a, "gates"_a, "out"_a);
+  m.def("words", &lapse::words, "low"_a, "high"_a, "samples"_a, "steps"_a, "gates"_a, "out"_a,
+        "threads"_a, "parallel_for"_a);
   m.def("coins", &lapse::coins, "low"_a, "high"_a, "samples"_a, "steps"_a, "gates"_a, "threshold"_a,
-        "scale"_a, "out"_a);
+        "out"_a, "threads"_a, "parallel_for"_a);
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
-        "features"_a, "units"_a, "lengths"_a, "order"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
+        "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
         "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "saved"_a, "dh"_a, "dh0"_a,
         "dc0"_a, "dz"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
         "parallel_for"_a);

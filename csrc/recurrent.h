@@ -1,20 +1,30 @@
 // One recurrent layer over whole sequences, forward and backward: the specification.
 //
 // All arrays are float32, row-major, allocated by the caller. T timesteps, B batch, F features, H
-// units; G gates: 4 for LSTM (i f g o), 3 for GRU with reset_after (z r n), 1 for SimpleRNN. S parts
-// are kept apart a unit and step: the gates, and for GRU, whose n reads h through r, what U made of h
-// for n. The equations are those of src/lapse/cells.py; a mask multiplies where its slot does there.
+// units; G gates: 4 for LSTM (i f g o), 3 for GRU (z r n), 1 for SimpleRNN. S parts are kept apart a
+// unit and step: the gates, and for GRU, whose r acts on what U made of h for n, that too.
+// GRU_RESET_BEFORE is the GRU whose r acts on h before U does. The equations are those of
+// src/lapse/cells.py; a mask multiplies where its slot does there.
 #pragma once
 #include <cstdint>
 
 namespace lapse {
 
-enum Cell { LSTM, GRU, SIMPLE_RNN };
+enum Cell { LSTM, GRU, GRU_RESET_BEFORE, SIMPLE_RNN };
 
 // Rows of numbers for each step and sample: row (t, b) starts at at[t * time + b * batch].
 struct Rows {
-  float *at;  // null: there are none (for a mask: no noise)
+  float *at;  // null: there are none
   int64_t time, batch;
+};
+
+// Rows of factors. Noise that is drawn for every step takes a byte a number: it keeps, and multiplies
+// by `scale`, where that is 1, and drops where it is 0.
+struct Mask {
+  const void *at;  // of float, or of uint8_t; null: no noise
+  int64_t time, batch;
+  bool bytes;
+  float scale;
 };
 
 enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, SLOTS };
@@ -22,13 +32,13 @@ enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, SLOTS };
 struct Layer {
   Cell cell;
   int64_t timesteps, batch, features, units;
-  const int64_t *lengths;  // [B] real steps of each sample, 0 to T, at its start; null: all T
-  const int64_t *order;    // [B] with lengths: the samples, the longest first
+  bool reverse;            // from the last step to the first; what is "before" a step is then behind it
+  const uint8_t *running;  // [B][T] 1 at real steps, 0 in padding, which holds the states; null: all 1
 
   Rows x;                     // of F
   int64_t x_masks, h_masks;   // how many of the next two: 0 none, 1 for all gates, G one a gate
-  Rows x_mask[4], h_mask[4];  // of F, of H: on x before W, and on h before U
-  Rows slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h
+  Mask x_mask[4], h_mask[4];  // of F, of H: on x before W, and on h before U
+  Mask slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h
   const float *kernel;        // forward: W [F][G*H]; backward: its transpose [G*H][F]
   const float *recurrent;     // forward: U [H][G*H]; backward: its transpose [G*H][H]
   const float *bias;          // [S*H], for GRU that of the n of h last; forward only
@@ -46,6 +56,12 @@ struct Layer {
   float *dbias;             // [S*H]
 };
 
+struct Counters {
+  uint32_t key[2];
+  const uint32_t *samples, *steps, *gates;
+  int64_t step_count, gate_count, width;
+};
+
 // Runs the part-th of `parts` shares, which are independent of each other: of the samples in forward
 // and backward, of the columns of the weights in gradient. `packed` holds kernel, then recurrent.
 using Pass = void (*)(const Layer &, const float *packed, int64_t part, int64_t parts);
@@ -55,13 +71,10 @@ struct Kernels {
   Pass forward, backward, gradient;
   int64_t (*packed_size)(const Layer &);
   void (*pack)(const Layer &, bool backward, float *packed);
-  // Random words, and masks, [samples][steps][gates][width]; see philox.h.
-  void (*words)(const uint32_t key[2], const uint32_t *samples, int64_t sample_count,
-                const uint32_t *steps, int64_t step_count, const uint32_t *gates,
-                int64_t gate_count, int64_t width, uint32_t *out);
-  void (*coins)(const uint32_t key[2], const uint32_t *samples, int64_t sample_count,
-                const uint32_t *steps, int64_t step_count, const uint32_t *gates,
-                int64_t gate_count, int64_t width, uint32_t threshold, float scale, float *out);
+  // Random words, and whether each is at least `threshold`: rows [samples][steps][gates] of `width`,
+  // from row `begin` to `end`. See philox.h.
+  void (*words)(const Counters &, int64_t begin, int64_t end, uint32_t *out);
+  void (*coins)(const Counters &, int64_t begin, int64_t end, uint32_t threshold, uint8_t *out);
 };
 
 }  // namespace lapse

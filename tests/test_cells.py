@@ -15,7 +15,7 @@ from lapse import cells, masks
 from lapse.cells import Weights, unroll
 from lapse.noise import collect
 from lapse.plan import Masks
-from lapse.torch.modules import LIBRARY
+from lapse.torch.plain import LIBRARY
 
 DOUBLE = catalog.TOLERANCE["float64"]
 NO_MASKS = Masks()

@@ -17,7 +17,7 @@ from lapse.kernels import choose, dispatch
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.plan import Masks
 from lapse.torch import GRU, LSTM, fused, ops
-from lapse.torch.modules import LIBRARY
+from lapse.torch.plain import LIBRARY
 
 RUN = [(cell, name) for cell, name in CASES if cell.reset_after]
 RUN_IDS = [case for (cell, _), case in zip(CASES, CASE_IDS, strict=True) if cell.reset_after]

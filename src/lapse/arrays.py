@@ -13,7 +13,14 @@ from lapse.philox import NumpyWords
 
 
 class NumpyArrays(NumpyWords):
-    """Words in uint64, masks in float32."""
+    """Words in uint64, masks in float32.
+
+    `pool` says how kernels that draw may spread their work: a number of threads, and the address
+    of the C function that runs them (see `csrc/module.cpp`).
+    """
+
+    def pool(self) -> tuple[int, int]:
+        return 1, 0
 
     def range(self, count: int) -> Any:
         """The words 0, 1, ... count - 1."""

@@ -38,6 +38,7 @@ class Library(NamedTuple):
     split: Callable  # (array, parts, axis) -> list
     swapaxes: Callable
     where: Callable
+    flip: Callable  # (array, axis)
     zeros: Callable  # (shape, like): an array of the dtype and device of another
     scan: Callable  # like `plain_scan`'s
 
@@ -125,6 +126,7 @@ NUMPY = Library(
     split=np.split,
     swapaxes=np.swapaxes,
     where=np.where,
+    flip=np.flip,
     zeros=lambda shape, like: np.zeros(shape, like.dtype),
     scan=plain_scan(np.stack),
 )
@@ -142,6 +144,7 @@ def unroll(
     initial_state: tuple | None = None,
     running: Any = None,
     reset_after: bool = True,
+    reverse: bool = False,
     library: Library = NUMPY,
 ) -> tuple[Any, tuple]:
     """Runs a cell over whole sequences.
@@ -154,6 +157,7 @@ def unroll(
         running: (batch, timesteps) booleans, False where a step is padding: it holds state and
             output, the output being 0 before the first running step.
         reset_after: which GRU; see `gru` and `gru_reset_before`.
+        reverse: whether to begin with the last step; steps keep their places and their masks.
 
     Returns:
         y (batch, timesteps, units), and the last state, a tuple like `initial_state`.
@@ -189,6 +193,9 @@ def unroll(
         else:
             inputs[slot] = library.swapaxes(mask, 0, 1)
 
+    if reverse:
+        inputs = {name: library.flip(value, 0) for name, value in inputs.items()}
+
     def step(carry: tuple, now: dict) -> tuple:
         m = Masks(**constant, **{k: _by_gate(now[k], k) for k in now.keys() - {"x", "running"}})
         state = one_step(now["x"], *carry[1:], U, recurrent_bias, m, library)
@@ -200,6 +207,8 @@ def unroll(
 
     y = library.zeros((x.shape[0], units), x)
     (_, *state), ys = library.scan(step, (y, *initial_state), inputs)
+    if reverse:
+        ys = library.flip(ys, 0)
     return library.swapaxes(ys, 0, 1), tuple(state)
 
 

@@ -16,17 +16,20 @@ no neighbour: not on the batch it is drawn in, not on padding, not on other mask
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
+from functools import reduce
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from lapse.arrays import NUMPY
+from lapse.arrays import NUMPY, NumpyArrays
 from lapse.errors import LapseError
 from lapse.kernels.cpu import extension
 from lapse.noise import Axis, Term
 from lapse.philox import WORD, philox
-from lapse.plan import GATES, Draw, Masks, Plan, streams
+from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams
 
 SHARED = WORD
 _RELAXED_TEMPERATURE = 0.1  # of the concrete law, as in Gal, Hron, Kendall 2017, arXiv:1705.07832
@@ -44,6 +47,7 @@ def draw(
     layer: int = 0,
     direction: int = 0,
     arrays: Any = NUMPY,
+    packed: bool = False,
 ) -> Masks:
     """Draws the masks of one training call.
 
@@ -55,6 +59,7 @@ def draw(
             a batch drawn with its own numbers gets the masks it has in the whole.
         layer, direction: their streams are independent; layer < 65536, direction < 16.
         arrays: the array operations to draw with (NumPy's by default).
+        packed: whether masks that change with time come as `Coins` where they take two values.
 
     Returns:
         float32 arrays, (batch or 1, timesteps or 1, gates or 1, width or 1) each; (rows or 1,
@@ -74,11 +79,48 @@ def draw(
 
     filled = {}
     for slot, draws in plan.slots:
-        product = mask(slot, draws[0])
-        for one in draws[1:]:
-            product = product * mask(slot, one)
-        filled[slot] = product
+        kept, factor, others = _parts(draws, lambda one, slot=slot: mask(slot, one))
+        as_coins = packed and is_packed(draws)
+        filled[slot] = Coins(kept, factor) if as_coins else _product(kept, factor, others, arrays)
     return Masks(**filled)
+
+
+def is_packed(draws: tuple[Draw, ...]) -> bool:
+    """Whether `draw(packed=True)` gives `Coins` for a slot with these draws."""
+    return all(one.term.law == "bern" for one in draws) and any(
+        "T" in one.term.axes for one in draws
+    )
+
+
+def shape(
+    slot: str,
+    draws: tuple[Draw, ...],
+    *,
+    batch: Any,
+    timesteps: Any,
+    features: int,
+    units: int,
+    gates: int,
+) -> tuple[Any, ...]:
+    """The shape of a slot's mask, as `draw` makes it."""
+    axes = {axis for one in draws for axis in one.term.axes}
+    width = features if slot in "xW" else units
+    if slot in "WU":
+        return (width if "I" in axes else 1, gates * units if "O" in axes else 1)
+    sizes = {"B": batch, "T": timesteps, "G": gates, "F": width}
+    return tuple(size if axis in axes else 1 for axis, size in sizes.items())
+
+
+def _parts(draws: tuple[Draw, ...], mask: Callable) -> tuple[Any, float, list]:
+    """What coins keep together (None without any), times what, and the factors of other laws."""
+    coins = [mask(one) for one in draws if one.term.law == "bern"]
+    factor = math.prod(scale(one.term) for one in draws if one.term.law == "bern")
+    others = [mask(one) for one in draws if one.term.law != "bern"]
+    return reduce(operator.and_, coins) if coins else None, factor, others
+
+
+def _product(kept: Any, factor: float, others: list, arrays: Any) -> Any:
+    return math.prod(others, start=1.0 if kept is None else arrays.floats(kept) * factor)
 
 
 def expected(plan: Plan) -> Masks:
@@ -118,39 +160,49 @@ def draw_rows(
     Returns:
         (batch or 1, vocabulary) float32: the factor of each row of the table.
     """
-    stream = _Stream(seed, 0, 0, arrays)
-    product = None
-    for one in streams(terms):
-        rows = arrays.range(batch)
-        mask = stream.mask(one, rows, 1, 1, vocabulary)[:, 0, 0, :]
-        product = mask if product is None else product * mask
-    return product
+    stream, draws = _Stream(seed, 0, 0, arrays), tuple(streams(terms))
+    if not draws:
+        return None
+
+    def mask(one: Draw) -> Any:
+        return stream.mask(one, arrays.range(batch), 1, 1, vocabulary)[:, 0, 0, :]
+
+    return _product(*_parts(draws, mask), arrays)
+
+
+def seed_words(seed: Any) -> Any:
+    """The low and the high word of a seed, which may be that pair already."""
+    if seed is None or isinstance(seed, (float, str)):
+        raise LapseError(f"the seed {seed!r} is no whole number; give one in [0, 2**64).")
+    if not isinstance(seed, Integral):
+        return seed
+    seed = int(seed)
+    if not 0 <= seed < 2**64:
+        raise LapseError(f"the seed {seed} is no 64-bit number; give one in [0, 2**64).")
+    return seed & WORD, seed >> 32
 
 
 class _Stream:
     """Draws terms under one seed, layer and direction."""
 
     def __init__(self, seed: Any, layer: int, direction: int, arrays: Any) -> None:
-        if seed is None or isinstance(seed, (float, str)):
-            raise LapseError(f"the seed {seed!r} is no whole number; give one in [0, 2**64).")
-        if isinstance(seed, Integral):
-            seed = int(seed)
-            if not 0 <= seed < 2**64:
-                raise LapseError(f"the seed {seed} is no 64-bit number; give one in [0, 2**64).")
-            seed = (seed & WORD, seed >> 32)
+        seed = seed_words(seed)
         if not (0 <= layer < 1 << 16 and 0 <= direction < 1 << 4):
             raise LapseError(f"layer {layer} or direction {direction} is out of range.")
         self.arrays = arrays
         self.key = (arrays.word(seed[0]), arrays.word(seed[1]))
         self.place = direction << 12 | layer << 16
-        self.kernels = extension() if arrays is NUMPY else None
+        self.kernels = extension() if isinstance(arrays, NumpyArrays) else None
 
     def _counters(self, *parts: Any) -> list[Any]:
         """The key, and samples, steps and gates, as the kernels take them."""
         return [*map(int, self.key), *(np.asarray(part, np.uint32) for part in parts)]
 
     def mask(self, one: Draw, rows: Any, timesteps: Any, gates: int, width: int) -> Any:
-        """(batch or 1, timesteps or 1, gates or 1, width or 1) factors of a term."""
+        """(batch or 1, timesteps or 1, gates or 1, width or 1) of a term.
+
+        Factors; for coins only where they keep.
+        """
         axes = one.term.axes
         unit = "F" if "F" in axes else "V"
         shared = self.arrays.word([SHARED])
@@ -169,7 +221,7 @@ class _Stream:
         )
 
     def weight(self, one: Draw, rows: int, columns: int) -> Any:
-        """(rows or 1, columns or 1) factors of a term on a weight."""
+        """The same of a term on a weight, (rows or 1, columns or 1)."""
         axes = one.term.axes
         shared = self.arrays.word([SHARED])
         return self._factors(
@@ -187,7 +239,7 @@ class _Stream:
         gate = arrays.words([kind | n << 8 | self.place for n in range(gates)])
         if self.kernels is not None:
             words = np.empty((len(samples), len(steps), gates, width), np.uint32)
-            self.kernels.words(*self._counters(samples, steps, gate), words)
+            self.kernels.words(*self._counters(samples, steps, gate), words, *arrays.pool())
             return words
         quads = arrays.range(-(-width // 4))
         counter = (
@@ -215,7 +267,7 @@ class _Stream:
                 at, count = runs[axis.name]
                 if axis.name == "F":
                     shape = (samples, steps, gates, width + int(axis.size) - 1)
-                return self._spans(one, shape, int(axis.size), at, count) * _scale(term)
+                return self._spans(one, shape, int(axis.size), at, count)
         factors = self._law(one, shape)
         for axis in term.axes.values():
             if axis.kind == "~":
@@ -229,13 +281,13 @@ class _Stream:
         if term.law == "bern" and self.kernels is not None and (start := _threshold(rate)) <= WORD:
             samples, steps, gates, width = shape
             gate = arrays.words([one.kind | n << 8 | self.place for n in range(gates)])
-            coins = np.empty((len(samples), len(steps), gates, width), np.float32)
+            coins = np.empty((len(samples), len(steps), gates, width), np.uint8)
             where = self._counters(samples, steps, gate)
-            self.kernels.coins(*where, start, _scale(term), coins)
+            self.kernels.coins(*where, start, coins, *arrays.pool())
             return coins
         words = self._words(one.kind, *shape)
         if term.law == "bern":
-            return arrays.floats(arrays.at_least(words, _threshold(rate))) * _scale(term)
+            return arrays.at_least(words, _threshold(rate))
         uniform = self._uniform(words)
         spread = math.sqrt(rate / (1 - rate))
         if term.law == "uniform":
@@ -245,7 +297,7 @@ class _Stream:
             return 1 + spread * arrays.sqrt(-2 * arrays.log(uniform)) * arrays.cos(angle)
         logit = math.log(rate / (1 - rate)) + arrays.log(uniform) - arrays.log(1 - uniform)
         dropped = 0.5 + 0.5 * arrays.tanh(logit / (2 * _RELAXED_TEMPERATURE))
-        return (1 - dropped) * _scale(term)
+        return (1 - dropped) * scale(term)
 
     def _uniform(self, words: Any) -> Any:
         """Strictly between 0 and 1, from the upper 23 bits: exact in float32."""
@@ -254,7 +306,7 @@ class _Stream:
     def _spans(
         self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, at: int, count: Any
     ) -> Any:
-        """1 outside all spans, 0 inside.
+        """True outside all spans.
 
         A span starts at each position with the same probability and is 1 to L long, each length
         equally likely; starts reach back L - 1 positions before the first one, so that the first
@@ -272,7 +324,7 @@ class _Stream:
             index[at] = slice(longest - 1 - back, longest - 1 - back + count)
             part = inside[tuple(index)]
             covered = part if covered is None else covered | part
-        return 1 - arrays.floats(covered)
+        return ~covered
 
 
 def _rate(term: Term) -> float:
@@ -285,7 +337,8 @@ def _threshold(rate: float) -> int:
     return round(rate * 2**32)
 
 
-def _scale(term: Term) -> float:
+def scale(term: Term) -> float:
+    """What is kept is multiplied by it in training."""
     return 1 / (1 - _rate(term)) if term.scale == "inv" else 1.0
 
 

@@ -19,7 +19,7 @@ STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 
 
 class Masks(NamedTuple):
-    """One mask a slot: None (no noise), a number (evaluation), or an array.
+    """One mask a slot: None (no noise), a number (evaluation), or an array (or `Coins`).
 
     Arrays have the axes (batch, timesteps, gates, width), each of size 1 where the mask is shared.
     Width is features for x and units elsewhere; W and U are (rows, columns) of their weight.
@@ -41,6 +41,13 @@ class Masks(NamedTuple):
     k_c: Any = None
     k_h: Any = None
     y: Any = None
+
+
+class Coins(NamedTuple):
+    """A mask that takes two values, at a byte an element; kernels read it as it is."""
+
+    kept: Any  # 1 keeps, 0 drops
+    scale: float  # what is kept is multiplied by it
 
 
 class Draw(NamedTuple):

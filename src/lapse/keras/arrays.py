@@ -18,7 +18,7 @@ from lapse import arrays, cells, masks
 from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
-from lapse.plan import Masks, Plan
+from lapse.plan import Coins, Masks, Plan
 
 
 class _Graph:
@@ -104,16 +104,23 @@ def _known(value: Any) -> bool:
     return isinstance(value, (int, list, np.ndarray))
 
 
-def draw(plan: Plan, seed: Any, dtype: str, **sizes: Any) -> Masks:
+def draw(plan: Plan, seed: Any, dtype: str, *, packed: bool = False, **sizes: Any) -> Masks:
     """`masks.draw` with the arrays of the current backend, in `dtype`.
 
     Args:
         seed: a whole number, or the pair that a `keras.random.SeedGenerator` gives.
+        packed: whether the torch backend may get `Coins`, which `unroll` takes.
         sizes: batch, timesteps, features, units and direction, as for `masks.draw`.
     """
     on, seed = _drawn_on(seed)
-    drawn = masks.draw(plan, seed, arrays=on, **sizes)
-    return Masks(*(None if m is None else ops.convert_to_tensor(m, dtype) for m in drawn))
+    packed = packed and keras.backend.backend() == "torch"
+
+    def tensor(mask: Any) -> Any:
+        if isinstance(mask, Coins):
+            return mask._replace(kept=ops.convert_to_tensor(mask.kept, "uint8"))
+        return None if mask is None else ops.convert_to_tensor(mask, dtype)
+
+    return Masks(*map(tensor, masks.draw(plan, seed, arrays=on, packed=packed, **sizes)))
 
 
 def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> Any:
@@ -128,6 +135,10 @@ def _drawn_on(seed: Any) -> tuple[Any, Any]:
         return _GRAPHS[keras.backend.backend()], seed
     if not isinstance(seed, Integral):
         seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
+    if keras.backend.backend() == "torch":
+        from lapse.torch.drawing import ARRAYS
+
+        return ARRAYS, seed
     return arrays.NUMPY, seed
 
 
@@ -147,48 +158,30 @@ _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
 def unroll(
-    kind: str, x: Any, cell: Any, masks: Masks, initial_state: tuple, running: Any
+    kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:
-    """`cells.unroll` with the weights of a Keras cell, on the C++ kernels where they can run."""
-    weights_of, loop = weights(cell), library(cell, scan)
-    reset_after = getattr(cell, "reset_after", True)
+    """`cells.unroll` with the weights of a Keras cell, on the C++ kernels where they can run.
+
+    Args:
+        kernel: what the layer asks for; see `kernels.choose`.
+        call: initial_state, running and reverse.
+    """
+    weights_of = weights(cell)
+    call["reset_after"] = getattr(cell, "reset_after", True)
     if keras.backend.backend() == "torch":
-        from lapse.torch import fused
+        from lapse.torch import fused, plain
 
         own = cell.activation is keras.activations.tanh and (
             getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
         )
-        why, lengths, at_start = (
-            fused.obstacle(x, weights_of, masks, initial_state, activations=own),
-            None,
-            True,
-        )
-        if running is not None:
-            lengths = running.sum(1)
-            at_start = (ops.arange(x.shape[1]) < lengths[:, None]).equal(running)
-        if not reset_after:
-            why = why or "it knows GRU with reset_after only"
-        if not at_start:
-            why = why or "padding stands before or between real steps"
-        if choose(why) == "cpu":
-            return fused.unroll(
-                kind,
-                x,
-                weights_of,
-                masks,
-                initial_state=initial_state,
-                lengths=lengths,
-            )
-    return cells.unroll(
-        kind,
-        x,
-        weights_of,
-        masks,
-        initial_state=initial_state,
-        running=running,
-        reset_after=reset_after,
-        library=loop,
-    )
+        state = call["initial_state"]
+        why_not = fused.obstacle(x, weights_of, masks, state, activations=own)
+        if choose(why_not, kernel) == "cpu":
+            return fused.unroll(kind, x, weights_of, masks, **call)
+        masks = plain.floats(masks, x)
+    else:
+        choose("it runs on Keras's torch backend only", kernel, expected=True)
+    return cells.unroll(kind, x, weights_of, masks, **call, library=library(cell, scan))
 
 
 def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
@@ -226,6 +219,7 @@ def library(cell: Any, loop: Callable) -> cells.Library:
         split=ops.split,
         swapaxes=ops.swapaxes,
         where=ops.where,
+        flip=ops.flip,
         zeros=lambda shape, like: ops.zeros((ops.shape(like)[0], *shape[1:]), like.dtype),
         scan=loop,
     )

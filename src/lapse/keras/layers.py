@@ -15,6 +15,7 @@ from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
+from lapse.kernels import check_kernel
 from lapse.plan import Masks, check_masks
 
 
@@ -23,16 +24,6 @@ class _Passed(NamedTuple):
 
     padding: Any
     masks: Masks | None
-
-
-def _backwards(masks: Masks) -> Masks:
-    """The masks of the last step first."""
-
-    def turned(slot: str, mask: Any) -> Any:
-        constant = mask is None or isinstance(mask, float) or slot in "WU" or mask.shape[1] == 1
-        return mask if constant else ops.flip(mask, axis=1)
-
-    return Masks(**{slot: turned(slot, mask) for slot, mask in masks._asdict().items()})
 
 
 class _Recurrent(Noisy):
@@ -44,11 +35,14 @@ class _Recurrent(Noisy):
     units: int
     compute_dtype: str
     go_backwards: bool
+    return_sequences: bool
     stateful: bool
     zero_output_for_mask: bool
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, kernel: str = "auto", **kwargs: Any) -> None:
+        check_kernel(kernel)
         super().__init__(*args, **kwargs)
+        self.kernel = kernel
         if getattr(self, "use_cudnn", None) is True:
             raise LapseError(
                 f"use_cudnn=True was given, and lapse's {self.kind} runs no cuDNN kernel; leave it "
@@ -77,10 +71,14 @@ class _Recurrent(Noisy):
             raise LapseError(
                 f"{self.name} doesn't know its number of features yet; call it or build it first."
             )
+        return self._draw(batch, timesteps, seed)
+
+    def _draw(self, batch: Any, timesteps: Any, seed: Any = None, packed: bool = False) -> Masks:
         return arrays.draw(
             self.plan,
             self.cell.seed_generator.next() if seed is None else seed,
             self.compute_dtype,
+            packed=packed,
             batch=batch,
             timesteps=timesteps,
             features=self.cell.kernel.shape[0],
@@ -130,25 +128,31 @@ class _Recurrent(Noisy):
             check_masks(given, self.plan, **known, features=features, units=self.units)
             drawn = given
         elif training and self.plan.slots:
-            drawn = self.draw_masks(batch, timesteps)
+            drawn = self._draw(batch, timesteps, packed=True)
         else:
             drawn = masks.expected(self.plan)
-        if self.go_backwards:
-            # The masks turn with the sequence, so that a real step's never depends on padding.
-            sequences = ops.flip(sequences, axis=1)
-            running = None if running is None else ops.flip(running, axis=1)
-            drawn = _backwards(drawn)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
             initial_state = [ops.copy(state) for state in initial_state]
         outputs, state = arrays.unroll(
-            self.kind, sequences, self.cell, drawn, tuple(initial_state), running
+            self.kind,
+            sequences,
+            self.cell,
+            drawn,
+            self.kernel,
+            initial_state=tuple(initial_state),
+            running=running,
+            reverse=self.go_backwards,
         )
         if running is not None and self.zero_output_for_mask:
             outputs = ops.where(running[..., None], outputs, 0)
-        return outputs[:, -1], outputs, list(state)
+        if not self.go_backwards:
+            return outputs[:, -1], outputs, list(state)
+        last = outputs[:, 0]  # Keras gives the steps in the order in which they ran
+        return last, ops.flip(outputs, axis=1) if self.return_sequences else outputs, list(state)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "seed": self.cell.seed}  # SimpleRNN's own leaves it out
+        # SimpleRNN's own leaves the seed out.
+        return {**super().get_config(), "seed": self.cell.seed, "kernel": self.kernel}
 
     def _maybe_config_dropout_masks(self, *args: Any) -> None:
         """Keras would draw masks of its own here, also at evaluation."""
@@ -163,12 +167,14 @@ class LSTM(_Recurrent, keras.layers.LSTM):
 
     Args:
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
+        kernel: "auto", or by force "cpu", the C++ kernel of the torch backend, or "reference", the
+            plain loop. For layers that say "auto", the environment variable LAPSE_KERNEL does.
 
     `dropout` and `recurrent_dropout` mean what they mean in Keras 3: one mask per sequence, for
     both per gate as soon as `recurrent_dropout` is above 0. Rates outside [0, 1) raise.
 
     Raises:
-        LapseError: for noise that this cell can't have.
+        LapseError: for noise that this cell can't have; at a call, for a kernel that can't run it.
     """
 
     kind = "LSTM"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import Any
 
+_extension: Any = None
+try:
+    _extension = import_module("lapse.kernels._cpu")
+except ModuleNotFoundError:  # and nothing else: what is there and broken says so
+    pass
 
-@cache
+
 def extension() -> Any:
     """The compiled module; None where the package was installed without a compiler."""
-    try:
-        return import_module("lapse.kernels._cpu")
-    except ImportError:
-        return None
+    return _extension
 
 
-@cache
 def instruction_set() -> str:
     """The widest one that this processor runs."""
-    return str(extension().instruction_sets()[0])
+    return str(_extension.instruction_sets()[0])

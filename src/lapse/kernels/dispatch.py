@@ -4,50 +4,60 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import cache
 from typing import Literal
 
-from lapse.errors import LapseError
+from lapse.errors import LapseError, PlainLoopWarning
 from lapse.kernels.cpu import extension
 
 KERNELS = ("auto", "cpu", "reference")
+_said: set[str] = set()
 
 
-def choose(obstacle: str | None) -> Literal["cpu", "reference"]:
+def check_kernel(kernel: str) -> None:
+    """Raises `LapseError` for the name of a kernel that doesn't exist."""
+    if kernel not in KERNELS:
+        raise LapseError(f"kernel={kernel!r} is unknown; write one of {', '.join(KERNELS)}.")
+
+
+def choose(
+    obstacle: str | None, kernel: str = "auto", *, expected: bool = False
+) -> Literal["cpu", "reference"]:
     """The kernel for a call.
 
     Args:
         obstacle: what about the call the C++ kernel can't do, in words; None if nothing.
+        kernel: what the layer asks for; for "auto" the environment variable LAPSE_KERNEL does.
+        expected: whether the obstacle stands in the documentation, and needs no warning.
 
-    The environment variable LAPSE_KERNEL forces "cpu" or "reference"; "auto" is the default.
+    Warns:
+        PlainLoopWarning: where nobody asked for the plain loop and it runs, once for each reason.
 
     Raises:
-        LapseError: when it forces what can't run.
+        LapseError: when what can't run is asked for.
     """
-    wanted = os.environ.get("LAPSE_KERNEL", "auto")
-    if wanted not in KERNELS:
-        raise LapseError(f"LAPSE_KERNEL={wanted} is unknown; write {', '.join(KERNELS)}.")
-    if wanted == "reference":
+    asked = f"kernel={kernel}"
+    if kernel == "auto":
+        kernel = os.environ.get("LAPSE_KERNEL", "auto")
+        asked = f"LAPSE_KERNEL={kernel}"
+        if kernel not in KERNELS:
+            raise LapseError(f"{asked} is unknown; write one of {', '.join(KERNELS)}.")
+    if kernel == "reference":
         return "reference"
     if extension() is None:
         obstacle = "lapse was installed without a C++ compiler, and has none"
     if obstacle is None:
         return "cpu"
-    if wanted == "cpu":
+    if kernel == "cpu":
         raise LapseError(
-            f"LAPSE_KERNEL=cpu asks for the C++ kernel, which can't run here: {obstacle}; write "
-            "LAPSE_KERNEL=auto for the plain loop where it can't."
+            f"{asked} asks for the C++ kernel, which can't run here: {obstacle}; write auto for "
+            "the plain loop where it can't."
         )
-    if extension() is None:
-        _warn_once()
+    if not expected and obstacle not in _said:
+        _said.add(obstacle)
+        warnings.warn(
+            f"the C++ kernel can't run here: {obstacle}. The plain loop does, several times "
+            "slower; kernel='reference' says that this is meant.",
+            PlainLoopWarning,
+            stacklevel=2,
+        )
     return "reference"
-
-
-@cache
-def _warn_once() -> None:
-    warnings.warn(
-        "lapse was installed without a C++ compiler, so its layers run on a plain loop, several "
-        "times slower; install a compiler and lapse again.",
-        RuntimeWarning,
-        stacklevel=2,
-    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lapse import masks
 from lapse.noise import collect
-from lapse.torch.modules import draw_seed
+from lapse.torch.drawing import draw_seed
 
 
 class Embedding(nn.Embedding):
@@ -47,7 +47,7 @@ class Embedding(nn.Embedding):
         kept = torch.from_numpy(
             masks.draw_rows(
                 self.terms,
-                draw_seed(self.generator),
+                draw_seed(self.generator).tolist(),
                 batch=len(input),
                 vocabulary=self.num_embeddings,
             )

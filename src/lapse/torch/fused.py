@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lapse.cells import Weights, drop
-from lapse.plan import STATES, Masks
+from lapse.plan import STATES, Coins, Masks
 from lapse.torch import ops
+from lapse.torch.pointers import SLOTS
 
 
 def obstacle(
@@ -46,42 +47,40 @@ def unroll(
     masks: Masks,
     *,
     initial_state: tuple[Tensor, ...] | None = None,
-    lengths: Tensor | None = None,
+    running: Tensor | None = None,
+    reset_after: bool = True,
+    reverse: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs a cell over whole sequences, with `reset_after` for GRU.
+    """Runs a cell over whole sequences; takes and gives what `cells.unroll` does.
 
-    Takes and gives what `cells.unroll` does, but instead of `running`:
-
-    Args:
-        lengths: (batch,) whole numbers, the real steps at the start of each sample.
+    Masks may be `Coins`.
     """
     W, U = drop(weights.kernel, masks.W), drop(weights.recurrent_kernel, masks.U)
-    batch, timesteps, _ = x.shape
-    if lengths is not None:
-        lengths = lengths.to(torch.int64)
-        running = torch.arange(timesteps) < lengths[:, None]
-        x = torch.where(running[..., None], x, 0)  # whatever stands in padding stays there
-    if initial_state is None:
-        initial_state = (x.new_zeros(batch, U.shape[0]),) * STATES[cell]
-    h0, c0 = (*initial_state, None)[:2]
+    state = initial_state or (x.new_zeros(x.shape[0], U.shape[0]),) * STATES[cell]
+    h0, c0 = (*state, None)[:2]
+    of_x, of_h = _by_gate(masks.x, W), _by_gate(masks.h, U)
+    slots: list[Any] = [
+        next(iter(_by_gate(getattr(masks, slot, None), U)), (None, 1.0)) for slot in SLOTS[cell]
+    ]
     last_h, last_c, h, _, _ = ops.layer(
         cell,
+        reset_after,
+        reverse,
         x,
         W,
         U,
         _bias(weights.bias, U.shape[0]),
         h0,
         c0,
-        lengths,
-        _by_gate(masks.x, W),
-        _by_gate(masks.h, U),
-        [next(iter(_by_gate(getattr(masks, slot, None), U)), None) for slot in ops.SLOTS[cell]],
+        running,
+        [mask for mask, _ in of_x],
+        [mask for mask, _ in of_h],
+        [mask for mask, _ in slots],
+        [scale for _, scale in (*of_x, *of_h, *slots)],
     )
-    y = h.swapaxes(0, 1)
-    if masks.y is not None:
-        y = y * (masks.y if isinstance(masks.y, float) else masks.y[:, :, 0])
-    if lengths is not None:
-        y = _hold(y, lengths)
+    y = _dropped(h.swapaxes(0, 1), masks.y)
+    if running is not None and (initial_state is not None or masks.y is not None):
+        y = _hold(y, running, reverse)
     return y, (last_h, last_c) if cell == "LSTM" else (last_h,)
 
 
@@ -94,20 +93,32 @@ def _bias(bias: Tensor | None, units: int) -> Tensor | None:
     return torch.cat([inputs[:both] + recurrent[:both], inputs[both:], last])
 
 
-def _by_gate(mask: Any, like: Tensor) -> list[Tensor]:
-    """Masks (batch or 1, timesteps or 1, width), one a gate; a row lies side by side in memory."""
+def _by_gate(mask: Any, like: Tensor) -> list[tuple[Tensor, float]]:
+    """Masks (batch or 1, timesteps or 1, width), one a gate, and what their bytes mean."""
     if mask is None:
         return []
     width = like.shape[0]
     if isinstance(mask, float):
-        return [like.new_full((1, 1, width), mask)]
-    parts = mask.expand(*mask.shape[:3], width).unbind(2)
-    return [part if part.stride(2) == 1 else part.contiguous() for part in parts]
+        return [(like.new_full((1, 1, width), mask), 1.0)]
+    array, scale = mask if isinstance(mask, Coins) else (mask, 1.0)
+    parts = array.expand(*array.shape[:3], width).unbind(2)
+    # A row lies side by side in memory.
+    return [(part if part.stride(2) == 1 else part.contiguous(), scale) for part in parts]
 
 
-def _hold(y: Tensor, lengths: Tensor) -> Tensor:
-    """Past its length, each sample's last output; 0 where there is none."""
-    last = torch.clamp(lengths - 1, min=0)[:, None]
-    step = torch.minimum(torch.arange(y.shape[1]), last)
-    held = y.gather(1, step[..., None].expand_as(y))
-    return torch.where(lengths[:, None, None] > 0, held, 0)
+def _dropped(y: Tensor, mask: Any) -> Tensor:
+    if isinstance(mask, Coins):
+        return torch.where(mask.kept[:, :, 0].view(torch.bool), y * mask.scale, 0)
+    return drop(y, mask if mask is None or isinstance(mask, float) else mask[:, :, 0])
+
+
+def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:
+    """In padding, the output of the real step before; 0 where there is none."""
+    steps = torch.arange(y.shape[1])
+    if reverse:
+        nearest = torch.where(running, steps, y.shape[1]).flip(1).cummin(1).values.flip(1)
+    else:
+        nearest = torch.where(running, steps, -1).cummax(1).values
+    found = (nearest >= 0) & (nearest < y.shape[1])
+    held = y.gather(1, torch.where(found, nearest, 0)[..., None].expand_as(y))
+    return torch.where(found[..., None], held, 0)

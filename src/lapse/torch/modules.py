@@ -15,29 +15,13 @@ from torch.nn.utils.rnn import PackedSequence
 from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.forms import KerasDropout
-from lapse.kernels import choose
+from lapse.kernels import check_kernel, choose
 from lapse.noise import collect
 from lapse.plan import Masks, check_masks, plan
 from lapse.torch import fused
+from lapse.torch.drawing import draw, draw_seed
+from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
-
-LIBRARY = cells.Library(
-    tanh=torch.tanh,
-    sigmoid=torch.sigmoid,
-    concatenate=torch.cat,
-    split=torch.chunk,
-    swapaxes=torch.swapaxes,
-    where=torch.where,
-    zeros=lambda shape, like: torch.zeros(shape, dtype=like.dtype, device=like.device),
-    scan=cells.plain_scan(torch.stack),
-)
-
-
-def draw_seed(generator: torch.Generator | None) -> int:
-    """A 64-bit seed from a generator, or from PyTorch's global one."""
-    low, high = torch.randint(2**32, (2,), generator=generator, dtype=torch.int64).tolist()
-    return int(low | high << 32)
-
 
 class _Recurrent(nn.RNNBase):
     """What the three modules share; subclasses say which cell they are."""
@@ -51,8 +35,10 @@ class _Recurrent(nn.RNNBase):
         recurrent_dropout: float = 0.0,
         noise: Any = None,
         generator: torch.Generator | None = None,
+        kernel: str = "auto",
         **kwargs: Any,
     ) -> None:
+        check_kernel(kernel)
         super().__init__(mode, *args, **kwargs)
         if self.num_layers != 1 or self.bidirectional or self.proj_size:
             raise LapseError(
@@ -62,6 +48,7 @@ class _Recurrent(nn.RNNBase):
             )
         self.recurrent_dropout = recurrent_dropout
         self.generator = generator
+        self.kernel = kernel
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
@@ -81,19 +68,20 @@ class _Recurrent(nn.RNNBase):
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
             for W and U (rows or 1, columns or 1) in Keras's layout.
         """
-        if seed is None:
-            seed = draw_seed(self.generator)
-        drawn = masks.draw(
+        if seed is not None:
+            seed = torch.tensor(masks.seed_words(seed))
+        return floats(self._draw(batch, timesteps, seed), self.weight_hh_l0)
+
+    def _draw(self, batch: int, timesteps: int, seed: Tensor | None = None) -> Masks:
+        sizes = {"batch": batch, "timesteps": timesteps}
+        return draw(
+            self.noise,
             self.plan,
-            seed,
-            batch=batch,
-            timesteps=timesteps,
+            draw_seed(self.generator) if seed is None else seed,
+            **sizes,
             features=self.input_size,
             units=self.hidden_size,
         )
-        like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        tensors = (None if m is None else torch.from_numpy(m).to(like) for m in drawn)
-        return Masks(*tensors)
 
     def forward(
         self,
@@ -143,10 +131,11 @@ class _Recurrent(nn.RNNBase):
             )
         else:
             draws = self.training and self.plan.slots
-            masks = self.draw_masks(batch, timesteps) if draws else self._expected
-        y, last = self._run(x, masks, state, lengths)
-        if lengths is not None:
-            y = torch.where(_running(lengths, timesteps, x.device)[..., None], y, 0)
+            masks = self._draw(batch, timesteps) if draws else self._expected
+        running = None if lengths is None else _running(lengths, timesteps, x.device)
+        y, last = self._run(x, masks, state, running)
+        if running is not None:
+            y = torch.where(running[..., None], y, 0)
         last = tuple(part.unsqueeze(0) for part in last)
         if single:
             y, last = y.squeeze(0), tuple(part.squeeze(1) for part in last)
@@ -154,22 +143,14 @@ class _Recurrent(nn.RNNBase):
             y = y.swapaxes(0, 1)
         return y, last if self.cell == "LSTM" else last[0]
 
-    def _run(self, x: Tensor, masks: Masks, state: Any, lengths: Any) -> tuple[Tensor, tuple]:
+    def _run(self, x: Tensor, masks: Masks, state: Any, running: Any) -> tuple[Tensor, tuple]:
         weights, library = self._weights(), self._library()
         plain = library is LIBRARY
-        if choose(fused.obstacle(x, weights, masks, state, activations=plain)) == "cpu":
-            if lengths is not None:
-                lengths = torch.as_tensor(lengths, device=x.device)
-            return fused.unroll(self.cell, x, weights, masks, initial_state=state, lengths=lengths)
-        return cells.unroll(
-            self.cell,
-            x,
-            weights,
-            masks,
-            initial_state=state,
-            running=_running(lengths, x.shape[1], x.device),
-            library=library,
-        )
+        call: dict[str, Any] = {"initial_state": state, "running": running}
+        why_not = fused.obstacle(x, weights, masks, state, activations=plain)
+        if choose(why_not, self.kernel) == "cpu":
+            return fused.unroll(self.cell, x, weights, masks, **call)
+        return cells.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
 
     @property
     def _expected(self) -> Masks:
@@ -201,6 +182,8 @@ class _Recurrent(nn.RNNBase):
                 f"lengths has shape {tuple(lengths.shape)} and type {lengths.dtype}; it needs one "
                 f"whole number for each of the {batch} sequences."
             )
+        if torch.compiler.is_compiling():  # a graph can't ask for values
+            return
         if batch and not 1 <= int(lengths.min()) <= int(lengths.max()) <= timesteps:
             raise LapseError(
                 f"lengths run from {int(lengths.min())} to {int(lengths.max())}; each must lie "
@@ -227,9 +210,7 @@ class _Recurrent(nn.RNNBase):
         return tuple(part if single else part[0] for part in parts)
 
 
-def _running(lengths: Tensor | None, timesteps: int, device: torch.device) -> Any:
-    if lengths is None:
-        return None
+def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
     lengths = torch.as_tensor(lengths, device=device)
     return torch.arange(timesteps, device=device) < lengths[:, None]
 
@@ -244,9 +225,11 @@ class LSTM(_Recurrent):
             sequence and gate, as in Keras.
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
         generator: where the seed of each training call comes from; PyTorch's global one if None.
+        kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop. Beside it
+            stands the environment variable LAPSE_KERNEL, for layers that say "auto".
 
     Raises:
-        LapseError: for noise that this cell can't have.
+        LapseError: for noise that this cell can't have; at a call, for a kernel that can't run it.
     """
 
     cell = "LSTM"

@@ -1,0 +1,151 @@
+"""From tensors to the addresses that the kernels of `csrc/` take."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lapse.errors import LapseError
+from lapse.kernels.cpu import extension, instruction_set
+from lapse.plan import GATES
+
+CELLS = (("LSTM", True), ("GRU", True), ("GRU", False), ("SimpleRNN", True))  # `enum Cell`
+SLOTS = {  # `enum Slot`
+    "LSTM": ("i", "f", "g", "o", "", "k_c", "k_h"),
+    "GRU": ("z", "r", "n", "", "s", "", "k_h"),
+    "SimpleRNN": ("", "", "", "", "s", "", "k_h"),
+}
+
+
+def parts(cell: str, reset_after: bool) -> int:
+    """How many numbers are kept for each unit and step: S in `csrc/recurrent.h`."""
+    return len(GATES[cell]) + (cell == "GRU" and reset_after)
+
+
+def check(
+    cell: str,
+    reset_after: bool,
+    x: Tensor,
+    kernel: Tensor,
+    recurrent_kernel: Tensor,
+    bias: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None,
+    running: Tensor | None,
+    x_masks: Sequence[Tensor],
+    h_masks: Sequence[Tensor],
+    slots: Sequence[Tensor | None],
+) -> None:
+    """Raises `LapseError` before the kernels, which see addresses only, read past an end."""
+    (batch, timesteps, features), units = x.shape, recurrent_kernel.shape[0]
+    columns = len(GATES[cell]) * units
+    shared = ((1, batch), (1, timesteps))
+    masks = (torch.float32, torch.uint8)
+    tensors: list[tuple[str, Tensor | None, tuple, tuple]] = [
+        ("kernel", kernel, (features, columns), ()),
+        ("recurrent_kernel", recurrent_kernel, (units, columns), ()),
+        ("bias", bias, (parts(cell, reset_after) * units,), ()),
+        ("h0", h0, (batch, units), ()),
+        ("c0", c0, (batch, units), ()),
+        ("x", x, (batch, timesteps, features), ()),
+        ("running", running, (batch, timesteps), (torch.bool,)),
+        *(("a mask of x", mask, (*shared, features), masks) for mask in x_masks),
+        *(("a mask of h", mask, (*shared, units), masks) for mask in h_masks),
+        *(("a mask", mask, (*shared, units), masks) for mask in slots),
+    ]
+    for name, tensor, full, types in tensors:
+        if tensor is None:
+            continue
+        types = types or (torch.float32,)
+        sizes = [size if isinstance(size, tuple) else (size,) for size in full]
+        fits = tensor.dim() == len(full) and all(
+            n in allowed for n, allowed in zip(tensor.shape, sizes, strict=True)
+        )
+        if not fits or tensor.dtype not in types or tensor.device.type != "cpu":
+            raise LapseError(
+                f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} on "
+                f"{tensor.device}; the {cell} kernel needs {tuple(s[-1] for s in sizes)} and "
+                f"{' or '.join(map(str, types))} on the cpu here."
+            )
+
+
+def run(
+    cell: str,
+    reset_after: bool,
+    reverse: bool,
+    x: Tensor,
+    masks: dict[str, Sequence[Tensor | None]],
+    scales: Sequence[float],
+    given: dict[str, Tensor | None],
+    made: dict[str, Tensor],
+    dh: Tensor | None = None,
+    dx: Tensor | None = None,
+) -> None:
+    """Calls the kernels; backward where `made` holds dz.
+
+    Args:
+        masks: x_masks, h_masks and slots, in this order, as `ops.layer` takes them.
+        scales: what the bytes of each of them are multiplied by.
+        given, made: what is read and written, by the names in `csrc/recurrent.h`.
+    """
+    dense = {name: t.contiguous() for name, t in given.items() if t is not None} | made
+    names = ("bias", "c0", "c", "dh0", "dc0", "dz", "dkernel", "drecurrent", "dbias", "running")
+    x, dh = _side_by_side(x), _side_by_side(dh)
+    batch, timesteps, features = x.shape
+    threads, parallel_for = pool()
+    masks = {name: [_side_by_side(mask) for mask in some] for name, some in masks.items()}
+    scale = iter(scales)
+    places = {name: [_mask(mask, next(scale)) for mask in some] for name, some in masks.items()}
+    addresses = {name: t.data_ptr() if t.numel() else 0 for name, t in dense.items()}
+    extension().run(
+        isa=instruction_set(),
+        backward="dz" in made,
+        cell=CELLS.index((cell, reset_after)),
+        timesteps=timesteps,
+        batch=batch,
+        features=features,
+        units=dense["h0"].shape[1],
+        reverse=reverse,
+        x=_place(x),
+        dh=_place(dh),
+        dx=_place(dx),
+        threads=threads,
+        parallel_for=parallel_for,
+        **places,
+        **dict.fromkeys(names, 0) | addresses,
+    )
+
+
+def _side_by_side(rows: Any) -> Any:
+    """With the numbers of a row next to each other in memory, as the kernels want them."""
+    return rows if rows is None or rows.stride(2) == 1 else rows.contiguous()
+
+
+def _place(rows: Tensor | None) -> tuple[int, int, int]:
+    """Address, stride of time and stride of batch of (batch or 1, timesteps or 1, width)."""
+    if rows is None:
+        return 0, 0, 0
+    batch, time = (0 if rows.shape[n] == 1 else rows.stride(n) for n in (0, 1))
+    return rows.data_ptr(), time, batch
+
+
+def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, float]:
+    """The place of a mask, and the scale of its bytes; 0 where it has floats."""
+    return *_place(mask), scale if mask is not None and mask.dtype == torch.uint8 else 0.0
+
+
+def pool() -> tuple[int, int]:
+    """PyTorch's threads: how many, and the address of the function that runs them."""
+    return torch.get_num_threads(), _parallel_for()
+
+
+@cache
+def _parallel_for() -> int:
+    """From PyTorch's stable C interface."""
+    library = ctypes.CDLL(torch._C.__file__)
+    return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
