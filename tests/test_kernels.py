@@ -9,20 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, frozen_masks, problem, quiet_plan
-from lapse import LapseError, cells
+from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
+from lapse import LapseError, PlainLoopWarning, cells
 from lapse import masks as drawing
 from lapse.cells import Weights
-from lapse.kernels import choose, dispatch
+from lapse.kernels import dispatch
 from lapse.kernels.cpu import extension, instruction_set
-from lapse.plan import Masks
-from lapse.torch import GRU, LSTM, fused, ops
+from lapse.plan import Coins, Masks
+from lapse.torch import LSTM, RNN, fused, ops, plain, pointers
 from lapse.torch.plain import LIBRARY
+from lapse.torch.pointers import parts
 
-RUN = [(cell, name) for cell, name in CASES if cell.reset_after]
-RUN_IDS = [case for (cell, _), case in zip(CASES, CASE_IDS, strict=True) if cell.reset_after]
-KERNEL_CELLS = [cell for cell in CELLS if cell.reset_after]
-CELL = pytest.mark.parametrize("cell", KERNEL_CELLS, ids=lambda cell: cell.id)
+CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 TOLERANCE = 1e-5  # float32 against float64, relative to the largest entry or to 1
 
 # Every slot of each cell, in all shapes of masks.
@@ -41,9 +39,8 @@ def results(run: Any, cell: Cell, given: Any, masks: Masks, dtype: Any, **option
 
     x, state = leaf(given.x), tuple(map(leaf, given.state))
     weights = Weights(*map(leaf, given.weights))
-    torch_masks = Masks(
-        *(torch.tensor(m, dtype=dtype) if isinstance(m, np.ndarray) else m for m in masks)
-    )
+    torch_masks = Masks(*(tensor(mask, dtype) for mask in masks))
+    options["reset_after"] = cell.reset_after
     y, last = run(cell.name, x, weights, torch_masks, initial_state=state, **options)
     random = np.random.default_rng(7)
     outputs = [y, *last]
@@ -54,27 +51,43 @@ def results(run: Any, cell: Cell, given: Any, masks: Masks, dtype: Any, **option
     return [*outputs, *(torch.zeros_like(t) if t.grad is None else t.grad for t in leaves)]
 
 
-def reference(*arguments: Any, **options: Any) -> Any:
-    return cells.unroll(*arguments, library=LIBRARY, **options)
+def tensor(mask: Any, dtype: Any) -> Any:
+    if isinstance(mask, Coins):
+        return mask._replace(kept=torch.tensor(mask.kept))
+    return torch.tensor(mask, dtype=dtype) if isinstance(mask, np.ndarray) else mask
 
 
-def check(cell: Cell, given: Any, masks: Masks, lengths: Any = None) -> None:
-    if lengths is None:
-        options: tuple[dict, dict] = {}, {}
-    else:
-        lengths = torch.tensor(lengths)
-        running = torch.arange(given.x.shape[1]) < lengths[:, None]
-        options = {"lengths": lengths}, {"running": running}
-    found = results(fused.unroll, cell, given, masks, torch.float32, **options[0])
-    expected = results(reference, cell, given, masks, torch.float64, **options[1])
+def reference(cell: str, x: Tensor, weights: Weights, masks: Masks, **options: Any) -> Any:
+    return cells.unroll(cell, x, weights, plain.floats(masks, x), library=LIBRARY, **options)
+
+
+def check(
+    cell: Cell, given: Any, masks: Masks, running: Any = None, *, reverse: bool = False
+) -> None:
+    running = None if running is None else torch.tensor(running)
+    options = {"running": running, "reverse": reverse}
+    found = results(fused.unroll, cell, given, masks, torch.float32, **options)
+    expected = results(reference, cell, given, masks, torch.float64, **options)
     assert len(found) == len(expected)
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
         apart = distance(one.detach().numpy(), other.detach().numpy())
         assert apart < TOLERANCE, f"result {number} is {apart:.2g} apart"
 
 
-def masks_of(cell: Cell, noise: Any, given: Any) -> Masks:
-    return frozen_masks(cell, noise, given.x, given.weights.recurrent_kernel.shape[0])
+def masks_of(cell: Cell, noise: Any, given: Any, packed: bool = False) -> Masks:
+    """Masks as layers draw them: numbers, or coins for those that change with time."""
+    batch, timesteps, features = given.x.shape
+    units = given.weights.recurrent_kernel.shape[0]
+    sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
+    return drawing.draw(quiet_plan(noise, cell), 1, **sizes, packed=packed)
+
+
+def paddings(batch: int, timesteps: int) -> dict[str, np.ndarray]:
+    """(batch, timesteps) real steps: at the start, at the end, and with holes."""
+    lengths = np.array([(5 * n + 1) % (timesteps + 1) for n in range(batch)])
+    behind = np.arange(timesteps) < lengths[:, None]
+    holes = np.random.default_rng(3).random((batch, timesteps)) < 0.6
+    return {"behind": behind, "in front": behind[:, ::-1].copy(), "holes": holes}
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +102,44 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, float("nan")))
 
 
-@pytest.mark.parametrize(("cell", "name"), RUN, ids=RUN_IDS)
+@pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)
 def test_training_and_evaluation_are_the_plain_loop_s(cell: Cell, name: str) -> None:
     given = problem(cell, units=7, batch=5)
     check(cell, given, masks_of(cell, NOISE[name], given))
+    check(cell, given, masks_of(cell, NOISE[name], given, packed=True))
     check(cell, given, drawing.expected(quiet_plan(NOISE[name], cell)))
+
+
+@CELL
+@pytest.mark.parametrize("padding", ["behind", "in front", "holes"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize("noise", ["", "everything", "h:0.3@BF", "h:0.3@BFG"])
+def test_padding_in_both_directions(cell: Cell, padding: str, reverse: bool, noise: str) -> None:
+    """Among the samples one is all padding; what stands in padding is never read."""
+    given = problem(cell, units=7, batch=7, timesteps=6)
+    running = paddings(7, 6)[padding]
+    running[3] = False
+    dirty = given._replace(x=np.where(running[..., None], given.x, np.nan))
+    masks = masks_of(cell, EVERYTHING.get(noise and cell.name, "") if noise == "everything"
+                     else noise, given, packed=True)  # fmt: skip
+    check(cell, dirty, masks, running, reverse=reverse)
+
+
+@CELL
+def test_backwards(cell: Cell) -> None:
+    """Steps keep their places and their masks; turning everything around gives the same."""
+    given = problem(cell, units=5)
+    masks = masks_of(cell, EVERYTHING[cell.name], given)
+    check(cell, given, masks, reverse=True)
+
+    def turned(mask: Any) -> Any:
+        return mask[:, ::-1].copy() if mask is not None and mask.ndim == 4 else mask
+
+    around = given._replace(x=given.x[:, ::-1].copy())
+    once = results(fused.unroll, cell, given, masks, torch.float32, reverse=True)
+    other = results(fused.unroll, cell, around, Masks(*map(turned, masks)), torch.float32)
+    assert torch.equal(once[1], other[1])  # the last state; the rest is weighed by its place
+    assert torch.equal(once[0], other[0].flip(1))
 
 
 @CELL
@@ -108,10 +154,9 @@ def test_sizes(
 ) -> None:
     """Rows, vectors and panels that are full, nearly full, and one too many."""
     given = problem(cell, batch=batch, timesteps=timesteps, features=features, units=units)
-    text = EVERYTHING[cell.name] if noise else ""
-    check(cell, given, masks_of(cell, text, given))
-    lengths = [(5 * n + 1) % (timesteps + 1) for n in range(batch)]
-    check(cell, given, masks_of(cell, text, given), lengths)
+    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, packed=True)
+    check(cell, given, masks)
+    check(cell, given, masks, paddings(batch, timesteps)["behind"], reverse=True)
 
 
 @CELL
@@ -119,9 +164,10 @@ def test_sizes(
 def test_every_instruction_set_that_runs_here(
     cell: Cell, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "instruction_set", lambda: isa)
+    monkeypatch.setattr(pointers, "instruction_set", lambda: isa)
     given = problem(cell, batch=8, units=39)
-    check(cell, given, masks_of(cell, EVERYTHING[cell.name], given), [0, 5, 2, 3, 5, 1, 4, 5])
+    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    check(cell, given, masks, paddings(8, 5)["holes"])
     check(cell, given, Masks())
 
 
@@ -135,7 +181,7 @@ def test_long_sequences_stay_together(cell: Cell, bias: bool) -> None:
 @CELL
 def test_one_thread_and_two_give_the_same_bits(cell: Cell) -> None:
     given = problem(cell, batch=9, timesteps=7, units=65)
-    masks = masks_of(cell, EVERYTHING[cell.name], given)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
     before = torch.get_num_threads()
     runs = []
     for threads in (1, 2, 2, 3):
@@ -162,18 +208,38 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
     masks = [torch.ones(2, 1, 5)] * (cell.gates if read == "gates" else read)
     slots: list[Tensor | None] = [None] * 7
     slots[6] = torch.full((2, 3, 5), 0.5)
-    bias = leaf(np.ones(ops.SAVED[cell.name] * 5))
+    slots[0] = torch.ones(2, 3, 5, dtype=torch.uint8)
+    bias = leaf(np.ones(parts(cell.name, cell.reset_after) * 5))
     arguments = (leaf(given.x), leaf(given.weights[0]), leaf(given.weights[1]), bias)
-    lengths = torch.tensor([3, 1]) if padded else None
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    full = (cell.name, *arguments, h0, c0, lengths, [], masks, slots)
+    running = torch.tensor([[True] * 3, [True, False, False]]) if padded else None
+    scales = [2.0] * (len(masks) + len(slots))
+    full = (
+        cell.name,
+        cell.reset_after,
+        padded,
+        *arguments,
+        h0,
+        c0,
+        running,
+        [],
+        masks,
+        slots,
+        scales,
+    )
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if not padded:  # in padding, what is kept for backward is whatever stood there
+        tests.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(ops.layer, full, test_utils=tests)
 
 
 def test_what_is_saved_for_backward() -> None:
-    """Six numbers a unit and step for an LSTM; noise that is constant over time adds none."""
+    """Six numbers a unit and step for an LSTM; noise that is constant over time adds none, and
+    noise that is drawn for each step a byte for each of its numbers."""
     sizes = {}
-    for noise in ("", "h:0.5@BFG", "x:0.5@BF h:0.5@BF U:0.5@IO"):
+    for noise in (
+        *("", "h:0.5@BFG", "x:0.5@BF h:0.5@BF U:0.5@IO", "y:0.5@BTF"),
+        *("c:0.5@BTF>prev s:0.5@BTF>prev", "x:0.5@BTF h:0.5@BTF"),
+    ):
         torch.manual_seed(0)
         layer = LSTM(4, 31, batch_first=True, noise=noise)
         stored: dict[int, int] = {}
@@ -191,15 +257,38 @@ def test_what_is_saved_for_backward() -> None:
             sizes[noise, timesteps] = sum(stored.values())
     a_step = {noise: (sizes[noise, 100] - sizes[noise, 50]) / 50 for noise, _ in sizes}
     assert a_step[""] == 4 * 3 * (6 * 31 + 4)
-    assert a_step["h:0.5@BFG"] == a_step[""]
+    assert a_step["h:0.5@BFG"] == a_step["x:0.5@BF h:0.5@BF U:0.5@IO"] == a_step[""]
+    assert a_step["c:0.5@BTF>prev s:0.5@BTF>prev"] == a_step[""] + 3 * 2 * 31
+    assert a_step["x:0.5@BTF h:0.5@BTF"] == a_step[""] + 3 * (4 + 31)
+    assert a_step["y:0.5@BTF"] == a_step[""] + 3 * 31
 
 
-def test_second_derivatives_are_refused_in_words() -> None:
-    layer, x = GRU(3, 4), torch.randn(2, 3, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=False)
-    assert gradient.shape == x.shape
-    with pytest.raises(LapseError, match=r"no second derivatives .*LAPSE_KERNEL=reference"):
-        torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
+@CELL
+@pytest.mark.parametrize("padding", [None, "in front"], ids=["", "padded"])
+def test_second_derivatives(cell: Cell, padding: str | None) -> None:
+    """Those of a gradient penalty, which take the plain loop."""
+    given = problem(cell, units=5)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    running = None if padding is None else torch.tensor(paddings(3, 5)[padding])
+    found = []
+    for run, dtype in ((fused.unroll, torch.float32), (reference, torch.float64)):
+        leaves = [
+            torch.tensor(a, dtype=dtype, requires_grad=True)
+            for a in (given.x, *given.weights, *given.state)
+        ]
+        x, kernel, recurrent, bias, *state = leaves
+        weights = Weights(kernel, recurrent, bias)
+        torch_masks = Masks(*(tensor(mask, dtype) for mask in masks))
+        y, last = run(
+            cell.name, x, weights, torch_masks, initial_state=tuple(state), running=running,
+            reset_after=cell.reset_after, reverse=True,
+        )  # fmt: skip
+        loss = (y**2).sum() + sum((part**3).sum() for part in last)
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in first), leaves)
+        found.append([*first, *second])
+    for one, other in zip(*found, strict=True):
+        assert distance(one.detach().numpy(), other.detach().numpy()) < 1e-4
 
 
 @CELL
@@ -210,18 +299,21 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
     )
     h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
     mask = torch.ones(2, 3, 5)
-    right = (cell.name, x, kernel, recurrent, None, h0, c0, None, [], [mask], [None] * 6 + [mask])
+    no = [None] * 6
+    right = (
+        cell.name, cell.reset_after, False, x, kernel, recurrent, None, h0, c0, None,
+        [], [mask], [*no, mask], [1.0] * 8,
+    )  # fmt: skip
     ops.layer(*right)
     wrong = {
-        1: x[..., :3], 2: kernel[:, 1:], 3: recurrent[:, 1:],
-        4: torch.ones(5 * ops.SAVED[cell.name] - 1), 5: h0[:1], 7: torch.tensor([3, 4]),
-        8: [mask], 9: [mask[:, :2]],
-        10: [None] * 6 + [mask.double()],
+        3: x[..., :3], 4: kernel[:, 1:], 5: recurrent[:, 1:],
+        6: torch.ones(5 * parts(cell.name, cell.reset_after) - 1), 7: h0[:1],
+        9: torch.tensor([3, 2]), 10: [mask], 11: [mask[:, :2]], 12: [*no, mask.double()],
     }  # fmt: skip
     for place, value in wrong.items():
         arguments = list(right)
         arguments[place] = value
-        with pytest.raises(LapseError, match=r"kernel needs|lengths must lie"):
+        with pytest.raises(LapseError, match="kernel needs"):
             ops.layer(*arguments)
 
 
@@ -253,15 +345,48 @@ def test_the_kernel_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         layer(x)
 
 
+def test_a_layer_can_ask_for_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    fast = fused.unroll
+    monkeypatch.setattr(fused, "unroll", lambda *a, **o: ran.append("cpu") or fast(*a, **o))
+    x = torch.randn(2, 3, 3)
+    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
+    LSTM(3, 4, kernel="reference")(x)
+    assert ran == []
+    monkeypatch.setenv("LAPSE_KERNEL", "reference")
+    LSTM(3, 4, kernel="cpu")(x)
+    assert ran == ["cpu"]
+    with pytest.raises(LapseError, match=r"kernel=cpu asks .* given float64"):
+        LSTM(3, 4, kernel="cpu").double()(x.double())
+    with pytest.raises(LapseError, match="kernel='fastest' is unknown"):
+        LSTM(3, 4, kernel="fastest")
+
+
+def test_falling_back_is_said_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_said", set())
+    layer, x = LSTM(3, 4).double(), torch.randn(2, 3, 3).double()
+    with pytest.warns(PlainLoopWarning, match=r"given float64\. .*several times slower") as caught:
+        layer(x)
+        layer(x)
+    assert len(caught) == 1
+    with pytest.warns(PlainLoopWarning, match="activations are tanh and sigmoid"):
+        RNN(3, 4, nonlinearity="relu")(x.float())
+
+
 def test_without_a_compiler_layers_run_and_say_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_said", set())
+    layer, x = LSTM(3, 4, noise="h:.5@BF"), torch.randn(2, 3, 3)
+    masks = layer.draw_masks(3, 2)
+    expected = layer(x, masks=masks)[0]
     monkeypatch.setattr(dispatch, "extension", lambda: None)
-    dispatch._warn_once.cache_clear()
-    with pytest.warns(RuntimeWarning, match="without a C\\+\\+ compiler") as caught:
-        assert choose(None) == choose(None) == "reference"
+    monkeypatch.setattr(drawing, "extension", lambda: None)
+    with pytest.warns(PlainLoopWarning, match="installed without a C\\+\\+ compiler") as caught:
+        torch.testing.assert_close(layer(x, masks=masks)[0], expected)
+        layer(x)
     assert len(caught) == 1
     monkeypatch.setenv("LAPSE_KERNEL", "cpu")
     with pytest.raises(LapseError, match="which can't run here: lapse was installed without"):
-        choose(None)
+        layer(x)
 
 
 def test_the_widest_instruction_set_runs() -> None:

@@ -8,7 +8,7 @@ import lapse
 from lapse import masks
 from lapse.noise import collect
 from lapse.torch import Embedding
-from lapse.torch.modules import draw_seed
+from lapse.torch.drawing import draw_seed
 
 IDS = torch.from_numpy(np.random.default_rng(0).integers(0, 31, size=(7, 63)))
 

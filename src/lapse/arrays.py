@@ -44,6 +44,10 @@ class NumpyArrays(NumpyWords):
         """float32 of booleans or words."""
         return np.asarray(values, dtype=np.float32)
 
+    def bytes(self, coins: Any) -> Any:
+        """uint8 of booleans, or of what is uint8 already."""
+        return coins.view(np.uint8)
+
     def quotient(self, words: Any, divisor: int) -> Any:
         return words // np.uint64(divisor)
 

@@ -59,7 +59,8 @@ def draw(
             a batch drawn with its own numbers gets the masks it has in the whole.
         layer, direction: their streams are independent; layer < 65536, direction < 16.
         arrays: the array operations to draw with (NumPy's by default).
-        packed: whether masks that change with time come as `Coins` where they take two values.
+        packed: whether masks that change with time come as `Coins` where they take two values;
+            with NumPy's arrays only.
 
     Returns:
         float32 arrays, (batch or 1, timesteps or 1, gates or 1, width or 1) each; (rows or 1,
@@ -80,8 +81,10 @@ def draw(
     filled = {}
     for slot, draws in plan.slots:
         kept, factor, others = _parts(draws, lambda one, slot=slot: mask(slot, one))
-        as_coins = packed and is_packed(draws)
-        filled[slot] = Coins(kept, factor) if as_coins else _product(kept, factor, others, arrays)
+        if packed and is_packed(draws):
+            filled[slot] = Coins(arrays.bytes(kept), factor)
+        else:
+            filled[slot] = _product(kept, factor, others, arrays)
     return Masks(**filled)
 
 
@@ -317,14 +320,14 @@ class _Stream:
         starts = arrays.at_least(self._words(one.kind, *shape), start)
         # The length minus 1: a word cut into L equal ranges.
         lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
-        covered = None
-        for back in range(longest):
+
+        def covered(back: int) -> Any:
             inside = starts & arrays.at_least(lengths, back)
             index = [slice(None)] * 4
             index[at] = slice(longest - 1 - back, longest - 1 - back + count)
-            part = inside[tuple(index)]
-            covered = part if covered is None else covered | part
-        return ~covered
+            return inside[tuple(index)]
+
+        return ~reduce(operator.or_, map(covered, range(longest)))
 
 
 def _rate(term: Term) -> float:

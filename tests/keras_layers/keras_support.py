@@ -17,7 +17,7 @@ from catalog import CASES, CELLS, FORMS, GRU_RESET_BEFORE, NOISE, Cell, distance
 from lapse import cells
 from lapse.cells import Weights
 from lapse.plan import Masks
-from lapse.torch.modules import LIBRARY
+from lapse.torch.plain import LIBRARY
 
 BACKEND = keras.backend.backend()
 

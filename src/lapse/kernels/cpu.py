@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 _extension: Any = None
-try:
+with suppress(ModuleNotFoundError):  # and nothing else: what is there and broken says so
     _extension = import_module("lapse.kernels._cpu")
-except ModuleNotFoundError:  # and nothing else: what is there and broken says so
-    pass
 
 
 def extension() -> Any:

@@ -7,13 +7,12 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lapse import masks
 from lapse.arrays import NumpyArrays
-from lapse.plan import GATES, Coins, Masks, Plan, plan
+from lapse.plan import GATES, Coins, Draw, Masks, Plan, plan
 from lapse.torch.pointers import pool
 
 
@@ -32,22 +31,29 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
 
 
-def draw(noise: str, made: Plan, seed: Tensor, **sizes: Any) -> Masks:
+def draw(noise: str, cell: str, seed: Tensor, **sizes: Any) -> Masks:
     """`masks.draw(packed=True)` as tensors on the CPU.
 
     Args:
-        noise: the text of the plan's terms.
-        made: their plan.
+        noise: terms as text.
         seed: from `draw_seed`.
         sizes: batch, timesteps, features, units.
     """
-    tensors = draw_slots(noise, made.cell, seed, **sizes)
-    filled: dict[str, Any] = {}
-    for (slot, draws), tensor in zip(made.slots, tensors, strict=True):
-        filled[slot] = tensor
-        if masks.is_packed(draws):
-            filled[slot] = Coins(tensor, math.prod(masks.scale(one.term) for one in draws))
+    tensors = draw_slots(noise, cell, seed, **sizes)
+    filled = {}
+    for (slot, scale), tensor in zip(_scales(noise, cell), tensors, strict=True):
+        filled[slot] = tensor if scale is None else Coins(tensor, scale)
     return Masks(**filled)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _scales(noise: str, cell: str) -> tuple[tuple[str, float | None], ...]:
+    """The slots of a plan, and the scale of their `Coins`; None for masks of floats."""
+
+    def scale(draws: tuple[Draw, ...]) -> float | None:
+        return math.prod(masks.scale(d.term) for d in draws) if masks.is_packed(draws) else None
+
+    return tuple((slot, scale(draws)) for slot, draws in _plan(noise, cell).slots)
 
 
 @torch.library.custom_op("lapse::draw", mutates_args=())
@@ -67,12 +73,8 @@ def draw_slots(
         packed=True,
     )._asdict()
     found = (drawn[slot] for slot, _ in made.slots)
-    arrays = [mask.kept if isinstance(mask, Coins) else mask for mask in found]
-    return [torch.from_numpy(np.ascontiguousarray(a).view(_byte_or_float(a))) for a in arrays]
-
-
-def _byte_or_float(array: np.ndarray) -> Any:
-    return np.float32 if array.dtype == np.float32 else np.uint8
+    arrays = (mask.kept if isinstance(mask, Coins) else mask for mask in found)
+    return [torch.from_numpy(array) for array in arrays]
 
 
 @draw_slots.register_fake

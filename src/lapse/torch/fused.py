@@ -109,7 +109,8 @@ def _by_gate(mask: Any, like: Tensor) -> list[tuple[Tensor, float]]:
 def _dropped(y: Tensor, mask: Any) -> Tensor:
     if isinstance(mask, Coins):
         return torch.where(mask.kept[:, :, 0].view(torch.bool), y * mask.scale, 0)
-    return drop(y, mask if mask is None or isinstance(mask, float) else mask[:, :, 0])
+    whole = mask is None or isinstance(mask, float)
+    return drop(y, mask if whole else mask[:, :, 0])  # type: ignore[no-any-return]
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:

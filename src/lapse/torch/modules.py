@@ -23,6 +23,7 @@ from lapse.torch.drawing import draw, draw_seed
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
 
+
 class _Recurrent(nn.RNNBase):
     """What the three modules share; subclasses say which cell they are."""
 
@@ -52,6 +53,7 @@ class _Recurrent(nn.RNNBase):
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
+        self._expected = masks.expected(self.plan)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
@@ -68,15 +70,15 @@ class _Recurrent(nn.RNNBase):
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
             for W and U (rows or 1, columns or 1) in Keras's layout.
         """
-        if seed is not None:
-            seed = torch.tensor(masks.seed_words(seed))
-        return floats(self._draw(batch, timesteps, seed), self.weight_hh_l0)
+        words = None if seed is None else torch.tensor(masks.seed_words(seed))
+        like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
+        return floats(self._draw(batch, timesteps, words), like)
 
     def _draw(self, batch: int, timesteps: int, seed: Tensor | None = None) -> Masks:
         sizes = {"batch": batch, "timesteps": timesteps}
         return draw(
             self.noise,
-            self.plan,
+            self.cell,
             draw_seed(self.generator) if seed is None else seed,
             **sizes,
             features=self.input_size,
@@ -152,10 +154,6 @@ class _Recurrent(nn.RNNBase):
             return fused.unroll(self.cell, x, weights, masks, **call)
         return cells.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
 
-    @property
-    def _expected(self) -> Masks:
-        return masks.expected(self.plan)
-
     def _library(self) -> cells.Library:
         return LIBRARY
 
@@ -211,8 +209,8 @@ class _Recurrent(nn.RNNBase):
 
 
 def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
-    lengths = torch.as_tensor(lengths, device=device)
-    return torch.arange(timesteps, device=device) < lengths[:, None]
+    ends: Tensor = torch.as_tensor(lengths, device=device)[:, None]
+    return torch.arange(timesteps, device=device) < ends
 
 
 class LSTM(_Recurrent):

@@ -197,10 +197,11 @@ def _backward(
     of_slots = iter(masks[of_x + of_h :])
     slots = [next(of_slots) if there else None for there in ctx.there]
     wanted = ctx.needs_input_grad[3:9]
-    leaves = (x, kernel, recurrent, bias, h0, c0)
+    leaves = x, kernel, recurrent, bias, h0, c0
     if torch.is_grad_enabled():  # create_graph=True: these gradients have gradients themselves
-        masks = plain.by_slot(ctx.flags[0], x_masks, h_masks, slots, ctx.scales)
-        outputs = plain.layer(*ctx.flags, *leaves, running, masks)
+        cell, reset_after, reverse = ctx.flags
+        by_slot = plain.by_slot(cell, x_masks, h_masks, slots, ctx.scales)
+        outputs = plain.layer(cell, reset_after, reverse, *leaves, running, by_slot)
         gradients = _differentiable(outputs, (dlast_h, dlast_c, dh), leaves, wanted)
     else:
         found = layer_backward(

@@ -58,10 +58,10 @@ def check(
         *(("a mask of h", mask, (*shared, units), masks) for mask in h_masks),
         *(("a mask", mask, (*shared, units), masks) for mask in slots),
     ]
-    for name, tensor, full, types in tensors:
+    for name, tensor, full, of_its_own in tensors:
         if tensor is None:
             continue
-        types = types or (torch.float32,)
+        types = of_its_own or (torch.float32,)
         sizes = [size if isinstance(size, tuple) else (size,) for size in full]
         fits = tensor.dim() == len(full) and all(
             n in allowed for n, allowed in zip(tensor.shape, sizes, strict=True)
