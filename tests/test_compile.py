@@ -10,7 +10,10 @@ import torch
 from lapse.torch import GRU, LSTM, RNN
 
 NOISES = {
-    LSTM: ["", "x:.5@BFG h:.5@BFG", "c:.5@BTF>prev s:.05@BTF>prev", "U:.5@IO y:.3@BTF x:.2@T~gauss"],
+    LSTM: [
+        *("", "x:.5@BFG h:.5@BFG", "c:.5@BTF>prev s:.05@BTF>prev"),
+        "U:.5@IO y:.3@BTF x:.2@BTF~gauss",
+    ],
     GRU: ["", "x:.5@BTF h:.5@BFG r:.2@BTF", "x:.4@BT[3] s:.2@BTF>prev"],
     RNN: ["h:.5@BTF", "W:.5@IO"],
 }  # fmt: skip
