@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check format
+.PHONY: demo test check bench sanitize format
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -20,6 +20,22 @@ check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_docs.py --check
+
+# The kernels built with a sanitizer, on threads that it can see, through all tests of theirs.
+sanitize: build/address/threads.so build/thread/threads.so
+	LAPSE_SANITIZED=build/address ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	  PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py
+	LAPSE_SANITIZED=build/thread TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
+	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py
+
+build/address/threads.so: FLAGS := -fsanitize=address,undefined
+build/thread/threads.so: FLAGS := -fsanitize=thread
+build/%/threads.so: tests/sanitize/threads.cpp .venv/installed $(wildcard csrc/*)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/$* . \
+	  --config-settings=cmake.define.CMAKE_CXX_FLAGS="$(FLAGS) -g -fno-omit-frame-pointer"
+	g++ -std=c++17 -g -O1 -shared -fPIC -pthread $(FLAGS) $< -o $@
 
 format: .venv/installed
 	$(BIN)/ruff format
