@@ -260,19 +260,38 @@ void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) 
   }
 }
 
-// The gradients of the weights: products of all steps' rows, some hundred at a time. Shares take the
-// panels of columns in turn.
+// Some columns of a gate: their gradients so far, and what those before the activations are in a block
+// of steps, for W and for U; the same but for the n of a GRU.
+struct Columns {
+  int gate;
+  int64_t first, count;
+  float *of_x, *of_h;
+  float *dz_x, *dz_h;
+};
+
+// The gradients of the weights: products of all steps' rows, some hundred at a time. A share has panels
+// of columns that lie side by side.
 template <template <bool> class CellOf, bool NOISY>
 void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
   using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   constexpr int64_t PANEL = WIDE * LANES, BLOCK = 256;
   const int64_t F = l.features, H = l.units, panels = (H + PANEL - 1) / PANEL;
+  const int64_t begin = part * G * panels / parts, end = (part + 1) * G * panels / parts;
   const bool apart = l.x_masks > 1 || l.h_masks > 1 || Cell::RESETS_BEFORE;
-  Scratch x_read(BLOCK * F), h_read(BLOCK * H), dz(BLOCK * PANEL), room(std::max(F, H)), ones(H);
-  Scratch sums(G * panels * (F + H) * PANEL), bias(S * H);
+  Scratch x_read(BLOCK * F), h_read(BLOCK * H), room(std::max(F, H)), ones(H), bias(S * H);
+  Scratch dz((end - begin) * 2 * BLOCK * PANEL), sums((end - begin) * (F + H) * PANEL);
   std::fill(ones.at, ones.at + H, 1.0f);
 
+  std::vector<Columns> mine;
+  for (int64_t n = begin; n < end; n++) {
+    const int gate = n / panels;
+    const int64_t first = n % panels * PANEL;
+    float *sum = sums + (n - begin) * (F + H) * PANEL, *room_z = dz + (n - begin) * 2 * BLOCK * PANEL;
+    const bool two = part_of<Cell>(gate, true) != part_of<Cell>(gate, false);
+    mine.push_back({gate, first, std::min(PANEL, H - first), sum, sum + F * PANEL, room_z,
+                    two ? room_z + BLOCK * PANEL : room_z});
+  }
   int64_t at[BLOCK][2];
   for (int64_t next = 0, all = l.timesteps * l.batch; next < all;) {
     int64_t rows = 0;
@@ -280,51 +299,49 @@ void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
       const int64_t t = next / l.batch, b = next % l.batch;
       if (!l.running || l.running[b * l.timesteps + t]) at[rows][0] = t, at[rows][1] = b, rows++;
     }
+    // Row by row: along a column, each step would be in another page of memory.
+    for (int64_t n = 0; n < rows; n++) {
+      const float *of_step = l.dz + (at[n][0] * l.batch + at[n][1]) * S * H;
+      auto take = [&](const Columns &c, int slot, float *to) {
+        const float *from = of_step + slot * H + c.first;
+        float *total = bias + slot * H + c.first;
+        std::copy_n(from, c.count, to + n * padded(c.count));
+        for (int64_t u = 0; u < c.count; u++) total[u] += from[u];
+      };
+      for (const Columns &c : mine) {
+        take(c, part_of<Cell>(c.gate, false), c.dz_x);
+        if (c.dz_h != c.dz_x) take(c, part_of<Cell>(c.gate, true), c.dz_h);
+      }
+    }
     int there = -1;  // the gate whose rows are in x_read and h_read
-    for (int k = 0; k < G; k++)
-      for (int64_t panel = 0; panel < panels; panel++) {
-        if ((k * panels + panel) % parts != part) continue;
-        if (there < 0 || (apart && there != k)) {
-          there = k;
-          for (int64_t n = 0; n < rows; n++) {
-            const int64_t t = at[n][0], b = at[n][1];
-            const Mask &x_mask = of_gate(l.x_mask, l.x_masks, k);
-            const Mask &h_mask = of_gate(l.h_mask, l.h_masks, k);
-            const float *h = before(l.h0, l.h, t, l) + b * H;
-            read(x_read + n * F, row(l.x, t, b), factors(x_mask, t, b, F, room), F);
-            read(h_read + n * H, h, factors(h_mask, t, b, H, room), H);
-            if constexpr (Cell::RESETS_BEFORE)
-              if (k == G - 1)
-                Cell::reset(h_read + n * H, l.saved + ((t * l.batch + b) * S + 1) * H,
-                            factors(l.slots[1], t, b, H, room, ones), H);
-          }
-        }
-        const int64_t first = panel * PANEL, real = std::min(PANEL, H - first);
-        float *sum = sums + (k * panels + panel) * (F + H) * PANEL;
-        for (bool of_h : {false, true}) {
-          const int slot = part_of<Cell>(k, of_h);
-          if (!of_h || slot != k)
-            for (int64_t n = 0; n < rows; n++) {
-              const float *from = l.dz + (at[n][0] * l.batch + at[n][1]) * S * H + slot * H + first;
-              std::copy_n(from, real, dz + n * padded(real));
-              for (int64_t u = 0; u < real; u++) bias[slot * H + first + u] += from[u];
-            }
-          const Matrix across{of_h ? h_read : x_read, 1, of_h ? H : F};
-          multiply(of_h ? H : F, rows, real, across, dz, 0, rows, sum + (of_h ? F * PANEL : 0), PANEL,
-                   true);
+    for (const Columns &c : mine) {
+      if (there < 0 || (apart && there != c.gate)) {
+        there = c.gate;
+        for (int64_t n = 0; n < rows; n++) {
+          const int64_t t = at[n][0], b = at[n][1];
+          const Mask &x_mask = of_gate(l.x_mask, l.x_masks, there);
+          const Mask &h_mask = of_gate(l.h_mask, l.h_masks, there);
+          const float *h = before(l.h0, l.h, t, l) + b * H;
+          read(x_read + n * F, row(l.x, t, b), factors(x_mask, t, b, F, room), F);
+          read(h_read + n * H, h, factors(h_mask, t, b, H, room), H);
+          if constexpr (Cell::RESETS_BEFORE)
+            if (there == G - 1)
+              Cell::reset(h_read + n * H, l.saved + ((t * l.batch + b) * S + 1) * H,
+                          factors(l.slots[1], t, b, H, room, ones), H);
         }
       }
+      multiply(F, rows, c.count, {x_read, 1, F}, c.dz_x, 0, rows, c.of_x, PANEL, true);
+      multiply(H, rows, c.count, {h_read, 1, H}, c.dz_h, 0, rows, c.of_h, PANEL, true);
+    }
   }
-  for (int64_t n = part; n < G * panels; n += parts) {
-    const int64_t k = n / panels, first = n % panels * PANEL, real = std::min(PANEL, H - first);
-    const float *sum = sums + n * (F + H) * PANEL;
+  for (const Columns &c : mine) {
     for (int64_t m = 0; m < F + H; m++) {
       float *to = m < F ? l.dkernel + m * G * H : l.drecurrent + (m - F) * G * H;
-      std::copy_n(sum + m * PANEL, real, to + k * H + first);
+      std::copy_n(c.of_x + m * PANEL, c.count, to + c.gate * H + c.first);
     }
     for (bool of_h : {false, true}) {
-      const int64_t from = part_of<Cell>(k, of_h) * H + first;
-      std::copy_n(bias + from, real, l.dbias + from);
+      const int64_t from = part_of<Cell>(c.gate, of_h) * H + c.first;
+      std::copy_n(bias + from, c.count, l.dbias + from);
     }
   }
 }
@@ -374,6 +391,6 @@ void pack_both(const Layer &l, bool backward, float *packed) {
 extern const Kernels NAME_OF(LAPSE_ISA);
 const Kernels NAME_OF(LAPSE_ISA) = {TEXT_OF(LAPSE_ISA), forward_any,   backward_any,
                                     gradient_any,       packed_floats, pack_both,
-                                    words,              coins};
+                                    words,              coins,         multiply_adds};
 
 }  // namespace lapse

@@ -37,6 +37,12 @@ static std::vector<const Kernels *> runnable() {
   return found;
 }
 
+static const Kernels *named(const std::string &isa) {
+  for (const Kernels *one : runnable())
+    if (isa == one->name) return one;
+  throw std::invalid_argument("this processor does not run " + isa);
+}
+
 // PyTorch's own thread pool (its stable C interface); a second pool beside it would slow both down.
 using ParallelFor = int (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 
@@ -75,10 +81,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
                 const Place &dh, uintptr_t dh0, uintptr_t dc0, uintptr_t dz, const Place &dx,
                 uintptr_t dkernel, uintptr_t drecurrent, uintptr_t dbias, int64_t threads,
                 uintptr_t parallel_for) {
-  const Kernels *kernels = nullptr;
-  for (const Kernels *one : runnable())
-    if (isa == one->name) kernels = one;
-  if (!kernels) throw std::invalid_argument("this processor does not run " + isa);
+  const Kernels *kernels = named(isa);
   Layer layer{};
   layer.cell = Cell(cell);
   layer.timesteps = timesteps, layer.batch = batch, layer.features = features, layer.units = units;
@@ -151,6 +154,14 @@ static void coins(uint32_t low, uint32_t high, Words samples, Words steps, Words
        });
 }
 
+static int64_t multiply_adds(const std::string &isa, int64_t rounds, int64_t threads,
+                             uintptr_t parallel_for) {
+  const Kernels *kernels = named(isa);
+  nb::gil_scoped_release released;
+  spread(threads, parallel_for, [&](int64_t) { kernels->multiply_adds(rounds); });
+  return threads * rounds * kernels->multiply_adds(1);
+}
+
 }  // namespace lapse
 
 NB_MODULE(_cpu, m) {
@@ -163,6 +174,7 @@ NB_MODULE(_cpu, m) {
         "threads"_a, "parallel_for"_a);
   m.def("coins", &lapse::coins, "low"_a, "high"_a, "samples"_a, "steps"_a, "gates"_a, "threshold"_a,
         "out"_a, "threads"_a, "parallel_for"_a);
+  m.def("multiply_adds", &lapse::multiply_adds, "isa"_a, "rounds"_a, "threads"_a, "parallel_for"_a);
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
         "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "saved"_a, "dh"_a, "dh0"_a,

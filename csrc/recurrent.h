@@ -75,6 +75,8 @@ struct Kernels {
   // from row `begin` to `end`. See philox.h.
   void (*words)(const Counters &, int64_t begin, int64_t end, uint32_t *out);
   void (*coins)(const Counters &, int64_t begin, int64_t end, uint32_t threshold, uint8_t *out);
+  // `rounds` of multiply-adds in registers, for the benchmark's floor: how many operations they were.
+  int64_t (*multiply_adds)(int64_t rounds);
 };
 
 }  // namespace lapse

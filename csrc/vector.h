@@ -5,11 +5,11 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, WIDE = 4;  // lanes of a vector, vectors of a panel
+constexpr int LANES = 16, WIDE = 3, TALL = 8;  // lanes of a vector, vectors of a panel, rows of a tile
 #elif defined(__AVX2__)
-constexpr int LANES = 8, WIDE = 2;
+constexpr int LANES = 8, WIDE = 2, TALL = 6;
 #else
-constexpr int LANES = 4, WIDE = 2;
+constexpr int LANES = 4, WIDE = 2, TALL = 6;
 #endif
 
 namespace {  // each instruction set has its own; shared inline functions would be merged

@@ -1,0 +1,51 @@
+"""Correctness, before any timing: the layer that is timed, against the plain loop in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapse.bench.steps import Padded, step
+from lapse.plan import Masks
+
+TOLERANCE = 1e-5
+
+
+def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
+    """How far the output and all gradients of a step lie from the plain loop's, at most.
+
+    Relative to the largest entry, or to 1. The noise is what the step draws by itself; the loop
+    gets it by the same seed.
+    """
+    torch.manual_seed(2)
+    found = step(module, x, dy)()
+    torch.manual_seed(2)
+    layer: Any = module.layer if isinstance(module, Padded) else module
+    masks = layer.draw_masks(*x.shape[:2])
+    exact = copy.deepcopy(layer).double()
+    exact.kernel = "reference"
+    call = {"masks": Masks(*(m.double() if isinstance(m, Tensor) else m for m in masks))}
+    if isinstance(module, Padded):
+        call["lengths"] = module.lengths
+    expected = step(_Call(exact, call), x.double(), dy.double())()
+    return max(distance(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest entry (or to 1 if smaller)."""
+    apart = (found.double() - expected.double()).abs().max()
+    return float(apart / expected.abs().max().clamp(min=1))
+
+
+class _Call(nn.Module):
+    """A module with arguments of a call that are always the same."""
+
+    def __init__(self, layer: nn.Module, call: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x, **self.call)

@@ -1,0 +1,63 @@
+"""What was measured on: processor, versions, and how busy it was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lapse
+from lapse.kernels.cpu import extension, instruction_set
+from lapse.torch.pointers import pool
+
+PACKAGES = ("torch", "keras", "jax", "tensorflow-cpu", "numpy")
+BUSY = 0.5
+
+
+def describe() -> dict[str, Any]:
+    """Names and versions; `load` is the load average of the minute before."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": instruction_set(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "lapse": lapse.__version__,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "load": round(os.getloadavg()[0], 2),
+        "peak_gflops": round(peak() / 1e9, 1),
+    }
+
+
+def processor() -> str:
+    """The model, in words."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def peak() -> float:
+    """Floating-point operations a second that all threads together can do, in multiply-adds.
+
+    They touch registers only: nothing that loads a number can be faster.
+    """
+    best = 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        operations = extension().multiply_adds(instruction_set(), 2_000_000, *pool())
+        best = max(best, operations / (time.perf_counter() - start))
+    return best
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,111 @@
+"""One training step of each layer that is compared: forward, and back to the input and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lapse import torch as ours
+from lapse.bench.cases import Case
+
+Step = Callable[[], Any]
+
+
+class LoopWithMask(nn.Module):
+    """What people write today: a cell in a loop, with one recurrent mask a sequence."""
+
+    def __init__(self, cell: str, features: int, units: int) -> None:
+        super().__init__()
+        self.cell = (nn.LSTMCell if cell == "LSTM" else nn.GRUCell)(features, units)
+        self.units = units
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = c = x.new_zeros(x.shape[0], self.units)
+        mask = nn.functional.dropout(torch.ones_like(h))
+        steps = []
+        for now in x.unbind(1):
+            if isinstance(self.cell, nn.LSTMCell):
+                h, c = self.cell(now, (h * mask, c))
+            else:
+                h = self.cell(now, h * mask)
+            steps.append(h)
+        return torch.stack(steps, 1), h
+
+
+class Packed(nn.Module):
+    """PyTorch's layer on a packed sequence, from padded to padded."""
+
+    def __init__(self, layer: nn.Module, lengths: Tensor) -> None:
+        super().__init__()
+        self.layer, self.lengths = layer, lengths
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        packed = pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False)
+        y, state = self.layer(packed)
+        return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0], state
+
+
+class Padded(nn.Module):
+    """lapse's layer on a padded batch with its lengths."""
+
+    def __init__(self, layer: nn.Module, lengths: Tensor) -> None:
+        super().__init__()
+        self.layer, self.lengths = layer, lengths
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        return self.layer(x, lengths=self.lengths)  # type: ignore[no-any-return]
+
+
+def lengths_of(case: Case) -> Tensor:
+    """Real steps of each sample: most are short, one is as long as there are timesteps.
+
+    The n-th of B has (n/B)^2 of the steps, which is a third of them on average.
+    """
+    share = (torch.arange(case.shape.batch) + 1) / case.shape.batch
+    return (share**2 * case.shape.timesteps).ceil().to(torch.int64)
+
+
+def build(case: Case, kind: str) -> nn.Module:
+    """The module of a subject, with weights that are the same for all kinds of layers.
+
+    Args:
+        kind: "nn", "loop", "packed", "padded", or "lapse" with the terms of its noise behind it.
+    """
+    _, _, features, units = case.shape
+    torch.manual_seed(0)
+    native: nn.Module = getattr(nn, case.cell)(features, units, batch_first=True)
+    if kind == "nn":
+        return native
+    if kind == "loop":
+        return LoopWithMask(case.cell, features, units)
+    if kind == "packed":
+        return Packed(native, lengths_of(case))
+    noise = kind.removeprefix("lapse").strip() if kind != "padded" else ""
+    layer: nn.Module = getattr(ours, case.cell)(
+        features, units, batch_first=True, noise=noise or None, kernel="cpu"
+    )
+    layer.load_state_dict(native.state_dict())
+    return Padded(layer, lengths_of(case)) if kind == "padded" else layer
+
+
+def inputs(case: Case) -> tuple[Tensor, Tensor]:
+    """An input, and a gradient for the output."""
+    batch, timesteps, features, units = case.shape
+    torch.manual_seed(1)
+    return torch.randn(batch, timesteps, features), torch.randn(batch, timesteps, units)
+
+
+def step(module: nn.Module, x: Tensor, dy: Tensor) -> Step:
+    """A callable that runs one training step, and returns the output and all gradients."""
+    leaf = x.clone().requires_grad_()
+    parameters = list(module.parameters())
+
+    def run() -> tuple[Tensor, ...]:
+        y = module(leaf)[0]
+        return y, *torch.autograd.grad(y, [leaf, *parameters], dy)
+
+    return run
