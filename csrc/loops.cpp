@@ -57,11 +57,12 @@ bool noisy(const Layer &layer) {
 // it every share has long and short ones.
 struct Share {
   const Layer &layer;
+  const int64_t first;  // without padding
   std::vector<int64_t> samples, real, padding;
 
-  Share(const Layer &l, int64_t part, int64_t parts) : layer(l) {
+  Share(const Layer &l, int64_t part, int64_t parts) : layer(l), first(part * l.batch / parts) {
     if (!l.running) {
-      for (int64_t b = part * l.batch / parts; b < (part + 1) * l.batch / parts; b++)
+      for (int64_t b = first; b < (part + 1) * l.batch / parts; b++)
         samples.push_back(b);
       real = samples;
       return;
@@ -209,7 +210,10 @@ void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) 
   const float *recurrent = packed + G * H * padded(F);
   Share share(l, part, parts);
   const int64_t samples = share.samples.size();
-  Scratch ones(wide), dz(samples * G * H), scratch(samples * wide), room(SLOTS * wide);
+  // Gradients stand side by side, a row for each sample, in dz itself where they can.
+  const bool in_place = S == G && !l.running;
+  Scratch ones(wide), beside(in_place ? 0 : samples * G * H), scratch(samples * wide);
+  Scratch room((SLOTS + 1) * wide);
   std::fill(ones.at, ones.at + wide, 1.0f);
 
   for (int64_t n = l.timesteps - 1; n >= 0; n--) {
@@ -236,16 +240,17 @@ void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) 
     for (int64_t j = 0; j < real; j++) {
       const BackRow r = unit_row(j);
       Cell::back(r, H);
-      std::copy_n(r.dz, G * H, dz + j * G * H);
+      if (!in_place) std::copy_n(r.dz, G * H, beside + j * G * H);
     }
+    const float *dz = in_place ? l.dz + (t * l.batch + share.first) * S * H : beside.at;
     if constexpr (Cell::RESETS_BEFORE) {
       through(share, G - 1, 1, G, H, dz, recurrent, scratch);
       for (int64_t j = 0; j < real; j++) {
         const BackRow r = unit_row(j);
         const Mask &of_n = of_gate(l.h_mask, l.h_masks, G - 1);
-        const float *h_mask = factors(of_n, t, share.real[j], H, room + KEEP_C * wide, ones);
+        const float *h_mask = factors(of_n, t, share.real[j], H, room + SLOTS * wide, ones);
         Cell::back_reset(r, scratch + j * padded(H), h_mask, H);
-        std::copy_n(r.dz + H, H, dz + (j * G + 1) * H);
+        if (!in_place) std::copy_n(r.dz + H, H, beside + (j * G + 1) * H);
       }
     }
     if (l.dx.at)
@@ -254,7 +259,7 @@ void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) 
     if (S > G)
       for (int64_t j = 0; j < real; j++)
         std::copy_n(l.dz + ((t * l.batch + share.real[j]) * S + S - 1) * H, H,
-                    dz + (j * G + G - 1) * H);
+                    beside + (j * G + G - 1) * H);
     give_back(share, t, G - Cell::RESETS_BEFORE, G, H, l.h_masks, l.h_mask, dz, recurrent, scratch,
               room, [&](int64_t b) { return l.dh0 + b * H; });
   }
@@ -275,7 +280,7 @@ template <template <bool> class CellOf, bool NOISY>
 void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
   using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
-  constexpr int64_t PANEL = WIDE * LANES, BLOCK = 256;
+  constexpr int64_t PANEL = WIDE * LANES, BLOCK = 128;
   const int64_t F = l.features, H = l.units, panels = (H + PANEL - 1) / PANEL;
   const int64_t begin = part * G * panels / parts, end = (part + 1) * G * panels / parts;
   const bool apart = l.x_masks > 1 || l.h_masks > 1 || Cell::RESETS_BEFORE;
