@@ -1,5 +1,6 @@
 // One step of each cell for one sample, forward and backward, unit by unit; cells.py has the equations
-// with the same names. With NOISY every mask is a row of units, of ones where there is no noise.
+// with the same names. DROPS: masks multiply the gates or the state; KEEPS: states keep old values. Then
+// every mask of that kind is a row of units, of ones where there is no noise.
 #pragma once
 #include "recurrent.h"
 #include "vector.h"
@@ -27,20 +28,32 @@ struct BackRow {
   const float *mask[SLOTS];
 };
 
-template <bool NOISY, class Lanes>
+template <bool DROPS, class Lanes>
 inline vector drop(vector value, const float *mask, int64_t u, Lanes lanes) {
-  if constexpr (NOISY) return value * load(mask + u, lanes);
+  if constexpr (DROPS) return value * load(mask + u, lanes);
   return value;
 }
 
 // Moves from old to now where the mask is 1, stays where it is 0.
-template <bool NOISY, class Lanes>
+template <bool KEEPS, class Lanes>
 inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes lanes) {
-  if constexpr (NOISY) return old + load(mask + u, lanes) * (now - old);
+  if constexpr (KEEPS) return old + load(mask + u, lanes) * (now - old);
   return now;
 }
 
-template <bool NOISY> struct Lstm {
+// The gradient of a new state before its mask and `update`; `kept` is what went past them.
+template <bool DROPS, bool KEEPS, class Lanes>
+inline vector state_back(const BackRow &r, vector &kept, int64_t u, Lanes lanes) {
+  vector dh = load(r.dh + u, lanes);
+  if constexpr (KEEPS) {
+    const vector k_h = load(r.mask[KEEP_H] + u, lanes);
+    kept = (1 - k_h) * dh;
+    dh *= k_h;
+  }
+  return drop<DROPS>(dh, r.mask[STATE], u, lanes);
+}
+
+template <bool DROPS, bool KEEPS> struct Lstm {
   static constexpr int GATES = 4, SAVED = 4;
   static constexpr bool RESETS_BEFORE = false;
 
@@ -48,16 +61,16 @@ template <bool NOISY> struct Lstm {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector i = sigmoid(r.part(0, units, u, lanes)), f = sigmoid(r.part(1, units, u, lanes)), g = tanh(r.part(2, units, u, lanes)),
                    o = sigmoid(r.part(3, units, u, lanes)), c = load(r.c + u, lanes);
-      const vector c_new = drop<NOISY>(f, r.mask[1], u, lanes) * c +
-                           drop<NOISY>(i, r.mask[0], u, lanes) * drop<NOISY>(g, r.mask[2], u, lanes);
-      const vector h_new = drop<NOISY>(o, r.mask[3], u, lanes) * tanh(c_new);
+      const vector c_new = drop<DROPS>(f, r.mask[1], u, lanes) * c +
+                           drop<DROPS>(i, r.mask[0], u, lanes) * drop<DROPS>(g, r.mask[2], u, lanes);
+      const vector h_new = drop<DROPS>(o, r.mask[3], u, lanes) * tanh(c_new);
       store(r.saved + u, i, lanes);
       store(r.saved + units + u, f, lanes);
       store(r.saved + 2 * units + u, g, lanes);
       store(r.saved + 3 * units + u, o, lanes);
-      store(r.c_new + u, update<NOISY>(c, c_new, r.mask[KEEP_C], u, lanes), lanes);
-      if constexpr (NOISY)
-        store(r.h_new + u, update<NOISY>(load(r.h + u, lanes), h_new, r.mask[KEEP_H], u, lanes), lanes);
+      store(r.c_new + u, update<KEEPS>(c, c_new, r.mask[KEEP_C], u, lanes), lanes);
+      if constexpr (KEEPS)
+        store(r.h_new + u, update<KEEPS>(load(r.h + u, lanes), h_new, r.mask[KEEP_H], u, lanes), lanes);
       else
         store(r.h_new + u, h_new, lanes);
     });
@@ -68,20 +81,20 @@ template <bool NOISY> struct Lstm {
       const vector i = load(r.saved + u, lanes), f = load(r.saved + units + u, lanes),
                    g = load(r.saved + 2 * units + u, lanes), o = load(r.saved + 3 * units + u, lanes),
                    c = load(r.c + u, lanes);
-      const vector i_m = drop<NOISY>(i, r.mask[0], u, lanes), f_m = drop<NOISY>(f, r.mask[1], u, lanes),
-                   g_m = drop<NOISY>(g, r.mask[2], u, lanes), o_m = drop<NOISY>(o, r.mask[3], u, lanes);
+      const vector i_m = drop<DROPS>(i, r.mask[0], u, lanes), f_m = drop<DROPS>(f, r.mask[1], u, lanes),
+                   g_m = drop<DROPS>(g, r.mask[2], u, lanes), o_m = drop<DROPS>(o, r.mask[3], u, lanes);
       const vector tanh_c = tanh(f_m * c + i_m * g_m);
       vector dh = load(r.dh + u, lanes), dc = load(r.dc + u, lanes), kept_h = {}, kept_c = {};
-      if constexpr (NOISY) {
+      if constexpr (KEEPS) {
         const vector k_h = load(r.mask[KEEP_H] + u, lanes), k_c = load(r.mask[KEEP_C] + u, lanes);
         kept_h = (1 - k_h) * dh, kept_c = (1 - k_c) * dc;
         dh *= k_h, dc *= k_c;
       }
       dc += dh * o_m * (1 - tanh_c * tanh_c);
-      store(r.dz + u, drop<NOISY>(dc * g_m, r.mask[0], u, lanes) * i * (1 - i), lanes);
-      store(r.dz + units + u, drop<NOISY>(dc * c, r.mask[1], u, lanes) * f * (1 - f), lanes);
-      store(r.dz + 2 * units + u, drop<NOISY>(dc * i_m, r.mask[2], u, lanes) * (1 - g * g), lanes);
-      store(r.dz + 3 * units + u, drop<NOISY>(dh * tanh_c, r.mask[3], u, lanes) * o * (1 - o), lanes);
+      store(r.dz + u, drop<DROPS>(dc * g_m, r.mask[0], u, lanes) * i * (1 - i), lanes);
+      store(r.dz + units + u, drop<DROPS>(dc * c, r.mask[1], u, lanes) * f * (1 - f), lanes);
+      store(r.dz + 2 * units + u, drop<DROPS>(dc * i_m, r.mask[2], u, lanes) * (1 - g * g), lanes);
+      store(r.dz + 3 * units + u, drop<DROPS>(dh * tanh_c, r.mask[3], u, lanes) * o * (1 - o), lanes);
       store(r.dh + u, kept_h, lanes);
       store(r.dc + u, kept_c + dc * f_m, lanes);
     });
@@ -89,31 +102,26 @@ template <bool NOISY> struct Lstm {
 };
 
 // What both GRUs share: h goes from old to n, by z.
-template <bool NOISY, class Lanes>
+template <bool DROPS, bool KEEPS, class Lanes>
 inline void mix(const Row &r, vector z, vector n, int64_t u, Lanes lanes) {
-  const vector h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
-  const vector h_new = z_m * h + (1 - z_m) * drop<NOISY>(n, r.mask[2], u, lanes);
-  const vector dropped = drop<NOISY>(h_new, r.mask[STATE], u, lanes);
-  store(r.h_new + u, update<NOISY>(h, dropped, r.mask[KEEP_H], u, lanes), lanes);
+  const vector h = load(r.h + u, lanes), z_m = drop<DROPS>(z, r.mask[0], u, lanes);
+  const vector h_new = z_m * h + (1 - z_m) * drop<DROPS>(n, r.mask[2], u, lanes);
+  const vector dropped = drop<DROPS>(h_new, r.mask[STATE], u, lanes);
+  store(r.h_new + u, update<KEEPS>(h, dropped, r.mask[KEEP_H], u, lanes), lanes);
 }
 
 // Stores the gradients of z, before its sigmoid, and of h; returns that of n, before its tanh.
-template <bool NOISY, class Lanes>
+template <bool DROPS, bool KEEPS, class Lanes>
 inline vector mix_back(const BackRow &r, vector z, vector n, int64_t u, Lanes lanes) {
-  const vector h = load(r.h + u, lanes), z_m = drop<NOISY>(z, r.mask[0], u, lanes);
-  vector dh = load(r.dh + u, lanes), kept = {};
-  if constexpr (NOISY) {
-    const vector k_h = load(r.mask[KEEP_H] + u, lanes);
-    kept = (1 - k_h) * dh;
-    dh *= k_h * load(r.mask[STATE] + u, lanes);
-  }
-  const vector dz = dh * (h - drop<NOISY>(n, r.mask[2], u, lanes));
-  store(r.dz + u, drop<NOISY>(dz, r.mask[0], u, lanes) * z * (1 - z), lanes);
+  const vector h = load(r.h + u, lanes), z_m = drop<DROPS>(z, r.mask[0], u, lanes);
+  vector kept = {}, dh = state_back<DROPS, KEEPS>(r, kept, u, lanes);
+  const vector dz = dh * (h - drop<DROPS>(n, r.mask[2], u, lanes));
+  store(r.dz + u, drop<DROPS>(dz, r.mask[0], u, lanes) * z * (1 - z), lanes);
   store(r.dh + u, kept + dh * z_m, lanes);
-  return drop<NOISY>(dh * (1 - z_m), r.mask[2], u, lanes) * (1 - n * n);
+  return drop<DROPS>(dh * (1 - z_m), r.mask[2], u, lanes) * (1 - n * n);
 }
 
-template <bool NOISY> struct Gru {
+template <bool DROPS, bool KEEPS> struct Gru {
   static constexpr int GATES = 3, SAVED = 4;
   static constexpr bool RESETS_BEFORE = false;
 
@@ -121,12 +129,12 @@ template <bool NOISY> struct Gru {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = sigmoid(r.part(0, units, u, lanes)), s = sigmoid(r.part(1, units, u, lanes)),
                    h_n = r.part(3, units, u, lanes),
-                   n = tanh(r.part(2, units, u, lanes) + drop<NOISY>(s, r.mask[1], u, lanes) * h_n);
+                   n = tanh(r.part(2, units, u, lanes) + drop<DROPS>(s, r.mask[1], u, lanes) * h_n);
       store(r.saved + u, z, lanes);
       store(r.saved + units + u, s, lanes);
       store(r.saved + 2 * units + u, n, lanes);
       store(r.saved + 3 * units + u, h_n, lanes);
-      mix<NOISY>(r, z, n, u, lanes);
+      mix<DROPS, KEEPS>(r, z, n, u, lanes);
     });
   }
 
@@ -134,18 +142,18 @@ template <bool NOISY> struct Gru {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = load(r.saved + u, lanes), s = load(r.saved + units + u, lanes),
                    n = load(r.saved + 2 * units + u, lanes), h_n = load(r.saved + 3 * units + u, lanes);
-      const vector dn = mix_back<NOISY>(r, z, n, u, lanes);
-      const vector ds = drop<NOISY>(dn * h_n, r.mask[1], u, lanes);
+      const vector dn = mix_back<DROPS, KEEPS>(r, z, n, u, lanes);
+      const vector ds = drop<DROPS>(dn * h_n, r.mask[1], u, lanes);
       store(r.dz + units + u, ds * s * (1 - s), lanes);
       store(r.dz + 2 * units + u, dn, lanes);
-      store(r.dz + 3 * units + u, dn * drop<NOISY>(s, r.mask[1], u, lanes), lanes);
+      store(r.dz + 3 * units + u, dn * drop<DROPS>(s, r.mask[1], u, lanes), lanes);
     });
   }
 };
 
 // r acts on h before U does, so what U makes of it for n comes second: `gate`, `reset`, the product,
 // then `step`; and after `back` the product with the transpose, then `back_reset`.
-template <bool NOISY> struct GruResetBefore {
+template <bool DROPS, bool KEEPS> struct GruResetBefore {
   static constexpr int GATES = 3, SAVED = 3;
   static constexpr bool RESETS_BEFORE = true;
 
@@ -158,7 +166,7 @@ template <bool NOISY> struct GruResetBefore {
   // h as n reads it, times r.
   static void reset(float *h, const float *s, const float *mask, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
-      store(h + u, load(h + u, lanes) * drop<NOISY>(load(s + u, lanes), mask, u, lanes), lanes);
+      store(h + u, load(h + u, lanes) * drop<DROPS>(load(s + u, lanes), mask, u, lanes), lanes);
     });
   }
 
@@ -167,14 +175,14 @@ template <bool NOISY> struct GruResetBefore {
       const vector z = sigmoid(r.part(0, units, u, lanes)), n = tanh(r.part(2, units, u, lanes));
       store(r.saved + u, z, lanes);
       store(r.saved + 2 * units + u, n, lanes);
-      mix<NOISY>(r, z, n, u, lanes);
+      mix<DROPS, KEEPS>(r, z, n, u, lanes);
     });
   }
 
   static void back(const BackRow r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = load(r.saved + u, lanes), n = load(r.saved + 2 * units + u, lanes);
-      store(r.dz + 2 * units + u, mix_back<NOISY>(r, z, n, u, lanes), lanes);
+      store(r.dz + 2 * units + u, mix_back<DROPS, KEEPS>(r, z, n, u, lanes), lanes);
     });
   }
 
@@ -183,14 +191,14 @@ template <bool NOISY> struct GruResetBefore {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector s = load(r.saved + units + u, lanes),
                    dh = load(d + u, lanes) * load(h_mask + u, lanes);
-      const vector ds = drop<NOISY>(dh * load(r.h + u, lanes), r.mask[1], u, lanes);
+      const vector ds = drop<DROPS>(dh * load(r.h + u, lanes), r.mask[1], u, lanes);
       store(r.dz + units + u, ds * s * (1 - s), lanes);
-      store(r.dh + u, load(r.dh + u, lanes) + dh * drop<NOISY>(s, r.mask[1], u, lanes), lanes);
+      store(r.dh + u, load(r.dh + u, lanes) + dh * drop<DROPS>(s, r.mask[1], u, lanes), lanes);
     });
   }
 };
 
-template <bool NOISY> struct SimpleRnn {
+template <bool DROPS, bool KEEPS> struct SimpleRnn {
   static constexpr int GATES = 1, SAVED = 1;
   static constexpr bool RESETS_BEFORE = false;
 
@@ -198,9 +206,9 @@ template <bool NOISY> struct SimpleRnn {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector n = tanh(r.part(0, units, u, lanes));
       store(r.saved + u, n, lanes);
-      const vector dropped = drop<NOISY>(n, r.mask[STATE], u, lanes);
-      if constexpr (NOISY)
-        store(r.h_new + u, update<NOISY>(load(r.h + u, lanes), dropped, r.mask[KEEP_H], u, lanes), lanes);
+      const vector dropped = drop<DROPS>(n, r.mask[STATE], u, lanes);
+      if constexpr (KEEPS)
+        store(r.h_new + u, update<KEEPS>(load(r.h + u, lanes), dropped, r.mask[KEEP_H], u, lanes), lanes);
       else
         store(r.h_new + u, dropped, lanes);
     });
@@ -209,12 +217,7 @@ template <bool NOISY> struct SimpleRnn {
   static void back(const BackRow r, int64_t units) {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector n = load(r.saved + u, lanes);
-      vector dh = load(r.dh + u, lanes), kept = {};
-      if constexpr (NOISY) {
-        const vector k_h = load(r.mask[KEEP_H] + u, lanes);
-        kept = (1 - k_h) * dh;
-        dh *= k_h * load(r.mask[STATE] + u, lanes);
-      }
+      vector kept = {}, dh = state_back<DROPS, KEEPS>(r, kept, u, lanes);
       store(r.dz + u, dh * (1 - n * n), lanes);
       store(r.dh + u, kept, lanes);
     });

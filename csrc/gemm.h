@@ -99,7 +99,7 @@ inline int64_t multiply_adds(int64_t rounds) {
 #pragma GCC unroll 12
     for (int k = 0; k < CHAINS; k++) sum[k] = sum[k] * factor + added;
   }
-  volatile float sink;
+  [[maybe_unused]] volatile float sink;
   for (int k = 0; k < CHAINS; k++) sink = sum[k][0];
   return rounds * CHAINS * LANES * 2;
 }

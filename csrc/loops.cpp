@@ -46,11 +46,10 @@ const Mask &of_gate(const Mask *masks, int64_t count, int64_t gate) {
   return masks[count > 1 ? gate : 0];
 }
 
-bool noisy(const Layer &layer) {
-  for (const Mask &mask : layer.slots)
-    if (mask.at) return true;
-  return false;
+bool drops(const Layer &layer) {
+  return std::any_of(layer.slots, layer.slots + KEEP_C, [](const Mask &mask) { return mask.at; });
 }
+bool keeps(const Layer &layer) { return layer.slots[KEEP_C].at || layer.slots[KEEP_H].at; }
 
 // What one share works on: its samples, and at a step those that are real and those that are padding.
 // Without padding they lie side by side, so that no core fetches ahead what another one writes; with
@@ -107,9 +106,8 @@ template <class Cell> constexpr int part_of(int k, bool of_h) {
   return of_h && Cell::SAVED > Cell::GATES && k == Cell::GATES - 1 ? k + 1 : k;
 }
 
-template <template <bool> class CellOf, bool NOISY>
+template <class Cell>
 void forward(const Layer &l, const float *packed, int64_t part, int64_t parts) {
-  using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   const int64_t F = l.features, H = l.units, wide = padded(H);
   const int64_t xs = std::max<int64_t>(l.x_masks, 1);
@@ -202,9 +200,8 @@ void give_back(const Share &share, int64_t t, int64_t gates, int64_t all, int64_
   }
 }
 
-template <template <bool> class CellOf, bool NOISY>
+template <class Cell>
 void backward(const Layer &l, const float *packed, int64_t part, int64_t parts) {
-  using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   const int64_t F = l.features, H = l.units, wide = padded(std::max(F, H));
   const float *recurrent = packed + G * H * padded(F);
@@ -276,9 +273,8 @@ struct Columns {
 
 // The gradients of the weights: products of all steps' rows, some hundred at a time. A share has panels
 // of columns that lie side by side.
-template <template <bool> class CellOf, bool NOISY>
+template <class Cell>
 void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
-  using Cell = CellOf<NOISY>;
   constexpr int G = Cell::GATES, S = Cell::SAVED;
   constexpr int64_t PANEL = WIDE * LANES, BLOCK = 128;
   const int64_t F = l.features, H = l.units, panels = (H + PANEL - 1) / PANEL;
@@ -351,18 +347,18 @@ void gradient(const Layer &l, const float *, int64_t part, int64_t parts) {
   }
 }
 
-#define PASS(name)                                                                            \
-  void name##_any(const Layer &l, const float *packed, int64_t part, int64_t parts) {         \
-    const bool n = noisy(l);                                                                  \
-    switch (l.cell) {                                                                         \
-      case LSTM: return (n ? name<Lstm, true> : name<Lstm, false>)(l, packed, part, parts);   \
-      case GRU: return (n ? name<Gru, true> : name<Gru, false>)(l, packed, part, parts);      \
-      case GRU_RESET_BEFORE:                                                                  \
-        return (n ? name<GruResetBefore, true> : name<GruResetBefore, false>)(l, packed, part, \
-                                                                              parts);         \
-      case SIMPLE_RNN:                                                                        \
-        return (n ? name<SimpleRnn, true> : name<SimpleRnn, false>)(l, packed, part, parts);  \
-    }                                                                                         \
+// The template constants, from the layer.
+#define NOISES(name, Cell)                                                                 \
+  (drops(l) ? keeps(l) ? name<Cell<true, true>> : name<Cell<true, false>>                  \
+   : keeps(l) ? name<Cell<false, true>> : name<Cell<false, false>>)(l, packed, part, parts)
+#define PASS(name)                                                                         \
+  void name##_any(const Layer &l, const float *packed, int64_t part, int64_t parts) {      \
+    switch (l.cell) {                                                                      \
+      case LSTM: return NOISES(name, Lstm);                                                \
+      case GRU: return NOISES(name, Gru);                                                  \
+      case GRU_RESET_BEFORE: return NOISES(name, GruResetBefore);                          \
+      case SIMPLE_RNN: return NOISES(name, SimpleRnn);                                     \
+    }                                                                                      \
   }
 PASS(forward)
 PASS(backward)

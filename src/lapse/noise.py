@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from numbers import Real
 from typing import Literal
@@ -200,7 +201,8 @@ def _fill(text: str | None) -> float | Literal["prev", "mean"]:
         raise LapseError(f"the fill '{text}' is unknown; write a number, prev or mean.") from None
 
 
-def _axes(over: str) -> list[Axis]:
+@lru_cache
+def _axes(over: str) -> tuple[Axis, ...]:
     found = list(_AXIS.finditer(over)) if isinstance(over, str) else []
     letters = {match[1] for match in found}
     if not found or "".join(match.group() for match in found) != over or letters - set(AXES):
@@ -214,7 +216,7 @@ def _axes(over: str) -> list[Axis]:
         if float(size) > 2**31:
             raise LapseError(f"'{over}' asks for runs of {size}; write a length below 2**31.")
         axes.append(Axis(name, kind, float(size)))
-    return axes
+    return tuple(axes)
 
 
 def collect(noise: object) -> tuple[Term, ...]:
