@@ -21,6 +21,9 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_docs.py --check
 
+bench: .venv/installed
+	$(BIN)/lapse bench
+
 # The kernels built with a sanitizer, on threads that it can see, through all tests of theirs.
 sanitize: build/address/threads.so build/thread/threads.so
 	LAPSE_SANITIZED=build/address ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \

@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import os
 import sys
 from pathlib import Path
 
 import lapse
+from lapse.bench.report import markdown
 from lapse.cli import main as lapse_command
 from lapse.forms import FORMS
 from lapse.rules import CELLS
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def forms() -> str:
@@ -48,7 +52,7 @@ def cli() -> str:
     """The help of every command."""
     os.environ["COLUMNS"] = "96"
     parts = ["# The command\n"]
-    for arguments in (["--help"], ["compare", "--help"], ["forms", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in ("compare", "forms", "bench"))):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             lapse_command(arguments)
@@ -57,10 +61,17 @@ def cli() -> str:
     return "\n".join(parts)
 
 
+def speed() -> str:
+    """The tables of all results but those of a first look."""
+    whole = sorted(path for path in RESULTS.glob("*.json") if not path.stem.endswith("-quick"))
+    return markdown([json.loads(path.read_text(encoding="utf-8")) for path in whole])
+
+
 def main() -> None:
     """Writes or checks the pages."""
     stale = []
-    for name, text in {"forms.md": forms(), "cli.md": cli()}.items():
+    pages = {"forms.md": forms(), "cli.md": cli(), "speed.md": speed()}
+    for name, text in pages.items():
         path = DOCS / name
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")

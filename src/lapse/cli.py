@@ -20,13 +20,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for a mistake, 130 when interrupted."""
+    """Runs the command and returns its exit code: 0, 2 for a mistake, 130 when interrupted.
+
+    `lapse bench` gives 1 where a kernel computes something wrong.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where it can't write a character, a "?"
             stream.reconfigure(errors="replace")
+    code = 0
     try:
         arguments = _parser().parse_args(argv)
-        arguments.run(arguments)
+        code = arguments.run(arguments) or 0
         sys.stdout.flush()
     except LapseError as error:
         print(f"lapse: {error}", file=sys.stderr)
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lapse: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +74,22 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=int, metavar="N", help="paired seeds, at least 10 (default: 10)"
     )
     compare.set_defaults(run=_compare)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure the kernels, beside PyTorch's and Keras's own layers",
+        description="Checks each layer against the plain loop in float64, then times its training "
+        "steps in turns with those of its peers. Takes minutes; nothing else should run meanwhile.",
+    )
+    bench.add_argument("--quick", action="store_true", help="a first look, in less than a minute")
+    bench.add_argument("--threads", type=int, metavar="N", help="how many (default: PyTorch's)")
+    bench.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="JSON to write (default: one in benchmarks/results, named after the processor)",
+    )
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -96,6 +116,18 @@ def _compare(arguments: Any) -> None:
         quick=arguments.quick,
         seeds=arguments.seeds,
     )
+
+
+def _bench(arguments: Any) -> int:
+    try:
+        from lapse.bench.console import bench
+    except ModuleNotFoundError as error:
+        raise LapseError(
+            f"lapse bench needs {error.name}, which is not installed; install lapse with its "
+            "extra [compare]."
+        ) from None
+    right = bench(quick=arguments.quick, count=arguments.threads, out=arguments.out)
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

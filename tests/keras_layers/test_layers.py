@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 from keras_support import (
+    BACKEND,
     BACKEND_CASES,
     BATCH,
     EVERY_CASE,
@@ -48,7 +49,7 @@ from catalog import (
     legal,
     quiet_plan,
 )
-from lapse import forms
+from lapse import LapseError, forms
 from lapse import masks as drawing
 from lapse.plan import Masks
 
@@ -368,3 +369,27 @@ def test_every_form_is_in_the_cases() -> None:
     """The sample for compiled backends is made from the catalog; it must not go empty."""
     covered = {type(noise_of(noise)) for _, noise in FORM_CASES}
     assert covered == set(forms.FORMS) - {forms.EmbeddingDropout}
+
+
+@CELL
+@pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
+def test_the_kernel_runs_where_there_is_one(cell: Cell, backwards: bool) -> None:
+    """kernel="cpu" raises where it can't run: in training, with padding, and in evaluation."""
+    given = problem(cell)
+    layer = lapse_layer(cell, EVERYWHERE, kernel="cpu", go_backwards=backwards)
+    if BACKEND != "torch":
+        with pytest.raises(LapseError, match="it runs on Keras's torch backend only"):
+            layer(given.x)
+        return
+    for training in (True, False):
+        for mask in (None, RUNNING[:BATCH]):
+            layer(given.x, mask=mask, training=training)
+    with pytest.raises(LapseError, match="activations are tanh and sigmoid"):
+        lapse_layer(cell, kernel="cpu", activation="relu")(given.x)
+    with pytest.raises(LapseError, match="kernel='gpu' is unknown"):
+        lapse_layer(cell, kernel="gpu")
+
+
+def test_a_saved_layer_keeps_its_kernel() -> None:
+    layer = lapse_layer(LSTM, kernel="reference")
+    assert type(layer).from_config(layer.get_config()).kernel == "reference"

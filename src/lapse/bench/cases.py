@@ -69,14 +69,17 @@ def forms() -> dict[str, str]:
     }
 
 
-def dropout(cell: str, shape: Shape, seconds: float, *bounds: float | None) -> Case:
+def dropout(
+    cell: str, shape: Shape, seconds: float, must: float | None = None, aim: float | None = None
+) -> Case:
     """Dropout on inputs and states in lapse, over PyTorch's layer without any."""
     subjects = {"dropout and recurrent_dropout": f"lapse {BOTH}", PEER[cell]: "nn"}
-    if bounds:
+    if must is not None:
         subjects["no noise"] = "lapse"
         subjects[f"nn.{cell}Cell in a loop, with a mask"] = "loop"
-    what = "dropout, over PyTorch's layer without" if bounds else "Other sizes"
-    return Case(what, cell, shape, subjects, *bounds, seconds=seconds)
+    other = must is None
+    what = "Other sizes, over PyTorch's layer" if other else "Dropout, over PyTorch's layer without"
+    return Case(what, cell, shape, subjects, must, aim, seconds)
 
 
 def table(quick: bool) -> list[Case]:

@@ -27,7 +27,9 @@ def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
     masks = layer.draw_masks(*x.shape[:2])
     exact = copy.deepcopy(layer).double()
     exact.kernel = "reference"
-    call = {"masks": Masks(*(m.double() if isinstance(m, Tensor) else m for m in masks))}
+    call: dict[str, Any] = {
+        "masks": Masks(*(m.double() if isinstance(m, Tensor) else m for m in masks))
+    }
     if isinstance(module, Padded):
         call["lengths"] = module.lengths
     expected = step(_Call(exact, call), x.double(), dy.double())()
@@ -36,8 +38,8 @@ def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
 
 def distance(found: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest entry (or to 1 if smaller)."""
-    apart = (found.double() - expected.double()).abs().max()
-    return float(apart / expected.abs().max().clamp(min=1))
+    apart = (found.detach().double() - expected.detach()).abs().max()
+    return float(apart / expected.detach().abs().max().clamp(min=1))
 
 
 class _Call(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,11 @@ def build(case: Case, kind: str) -> nn.Module:
     if kind == "packed":
         return Packed(native, lengths_of(case))
     noise = kind.removeprefix("lapse").strip() if kind != "padded" else ""
-    layer: nn.Module = getattr(ours, case.cell)(
-        features, units, batch_first=True, noise=noise or None, kernel="cpu"
-    )
+    with warnings.catch_warnings():  # of forms that forget at evaluation, which nobody runs here
+        warnings.simplefilter("ignore", UserWarning)
+        layer: nn.Module = getattr(ours, case.cell)(
+            features, units, batch_first=True, noise=noise or None, kernel="cpu"
+        )
     layer.load_state_dict(native.state_dict())
     return Padded(layer, lengths_of(case)) if kind == "padded" else layer
 

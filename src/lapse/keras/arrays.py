@@ -226,5 +226,6 @@ def library(cell: Any, loop: Callable) -> cells.Library:
 
 
 def weights(cell: Any) -> cells.Weights:
-    """The weights of a Keras cell."""
-    return cells.Weights(cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)
+    """The weights of a Keras cell, as tensors of the backend."""
+    variables = (cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)
+    return cells.Weights(*(v if v is None else ops.convert_to_tensor(v) for v in variables))

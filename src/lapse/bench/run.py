@@ -1,0 +1,195 @@
+"""The whole benchmark: a plain result, rows of numbers that `report` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from lapse.bench import check, keras_race, machine, start, steps, timing
+from lapse.bench.cases import BOTH, NAMES, S1, S2, Case, Shape, table
+
+
+@dataclass
+class Row:
+    """One figure.
+
+    Attributes:
+        what: the question; rows with the same one stand in one table.
+        case, subject, peer: what was measured, over what.
+        value: a ratio of times, unless `unit` says something else; None where it wasn't measured.
+        must, aim: what `value` must reach and may aim at, from above unless `unit` is "%".
+        ms, low, high: the subject's median time and its quartiles.
+        peer_ms: the peer's median time.
+        gflops: floating-point operations a second in the subject's products.
+        error: how far the subject lies from the plain loop in float64; None if not checked.
+        note: why there is no value.
+    """
+
+    what: str
+    case: str
+    subject: str
+    peer: str = ""
+    value: float | None = None
+    unit: str = "ratio"
+    must: float | None = None
+    aim: float | None = None
+    ms: float | None = None
+    low: float | None = None
+    high: float | None = None
+    peer_ms: float | None = None
+    gflops: float | None = None
+    error: float | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is what it must be; None where nothing is asked, or nothing was measured."""
+        if self.must is None or self.value is None:
+            return None
+        return self.value >= self.must if self.unit == "%" else self.value <= self.must
+
+    @property
+    def wrong(self) -> bool:
+        return self.error is not None and not self.error <= check.TOLERANCE
+
+
+Progress = Callable[[str, float], None]
+
+
+def run(quick: bool, progress: Progress) -> dict[str, Any]:
+    """Measures everything; `progress` hears what comes next, and which share is done."""
+    described = machine.describe()
+    cases = table(quick)
+    shapes = [] if quick else [(cell, shape) for cell in ("LSTM", "GRU") for shape in (S1, S2)]
+    # What each part takes, about: seconds, for the progress.
+    weights = [case.seconds + 1 for case in cases] + [40.0 for _ in shapes] + [12.0]
+    rows: list[Row] = []
+    for n, case in enumerate(cases):
+        progress(f"{case.what}: {case.name}", sum(weights[:n]) / sum(weights))
+        rows += measure(case, described["peak_gflops"])
+    for n, (cell, shape) in enumerate(shapes, len(cases)):
+        progress(f"Keras: {cell} {NAMES[shape]}", sum(weights[:n]) / sum(weights))
+        rows += keras(cell, shape)
+    progress("beginning", 1 - weights[-1] / sum(weights))
+    rows += beginning()
+    return {"machine": described, "quick": quick, "rows": [asdict(row) for row in rows]}
+
+
+def measure(case: Case, peak: float) -> list[Row]:
+    """The rows of a case: right first, then timed."""
+    x, dy = steps.inputs(case)
+    modules = {name: steps.build(case, kind) for name, kind in case.subjects.items()}
+    errors = {
+        name: check.error(module, x, dy)
+        for (name, kind), module in zip(case.subjects.items(), modules.values(), strict=True)
+        if kind.startswith("lapse") or kind == "padded"
+    }
+    names = list(case.subjects)
+    peer = names[0] if case.subjects[names[0]] == "lapse" else names[1]
+    of_case: dict[str, Any] = {"what": case.what, "case": case.name}
+    wrong = [
+        Row(**of_case, subject=name, error=apart, note="not measured: it computes something else")
+        for name, apart in errors.items()
+        if not apart <= check.TOLERANCE
+    ]
+    if wrong:  # and nothing of it is timed
+        return wrong
+    times = timing.interleave(
+        {name: steps.step(module, x, dy) for name, module in modules.items()}, case.seconds
+    )
+    found = []
+    for name in names:
+        if name == peer:
+            continue
+        bound = case.subjects[name].startswith("lapse ") or case.subjects[name] == "padded"
+        row: dict[str, Any] = timed(times[name], times[peer])
+        row |= {"must": case.must, "aim": case.aim} if bound else {}
+        if name in errors:
+            row["error"] = errors[name]
+            if case.subjects[name] != "padded":
+                row["gflops"] = case.shape.flops(case.cell) / row["ms"] / 1e6
+        found.append(Row(**of_case, subject=name, peer=peer, **row))
+        if case.subjects[name] == "lapse" and case.shape == S2:
+            share = 100 * case.shape.flops(case.cell) / row["ms"] / 1e6 / peak
+            found.append(
+                Row(
+                    "Share of the processor's peak in a training step",
+                    case.name,
+                    name,
+                    value=share,
+                    unit="%",
+                    must=75,
+                    aim=85,
+                    ms=row["ms"],
+                    gflops=row["gflops"],
+                )
+            )
+    return found
+
+
+def timed(times: list[float], peer: list[float]) -> dict[str, float]:
+    """The numbers of a row, from what the subject and its peer took in the same rounds."""
+    own, other = timing.summary(times), timing.summary(peer)
+    return {
+        "value": timing.ratio(times, peer)["median"],
+        "ms": 1e3 * own["median"],
+        "low": 1e3 * own["q1"],
+        "high": 1e3 * own["q3"],
+        "peer_ms": 1e3 * other["median"],
+    }
+
+
+def keras(cell: str, shape: Shape) -> list[Row]:
+    """lapse on Keras's torch backend, over the fastest of Keras's own layers, and each of these."""
+    what = "Keras with dropout=.5, recurrent_dropout=.5, over the fastest stock backend"
+    of_case: dict[str, Any] = {"what": what, "case": f"{cell} {NAMES[shape]}"}
+    rows = [
+        Row(**of_case, subject=f"Keras on {backend}", note=f"not measured: {why}")
+        for backend in keras_race.BACKENDS
+        if (why := keras_race.missing(backend))
+    ]
+    if keras_race.missing("torch"):
+        return rows
+    times, apart = keras_race.race(cell, shape, 8.0)
+    stock = {name: taken for name, taken in times.items() if name != keras_race.OURS}
+    fastest = min(stock, key=lambda name: timing.summary(stock[name])["median"])
+    for name, taken in times.items():
+        if name != fastest:
+            row: dict[str, Any] = timed(taken, times[fastest])
+            if name == keras_race.OURS:
+                row |= {"must": 0.6, "aim": 0.45, "error": apart}
+            rows.append(Row(**of_case, subject=name, peer=fastest, **row))
+    return rows
+
+
+def beginning() -> list[Row]:
+    """Import, first step, and memory."""
+    first = "from `import lapse.torch`, after PyTorch's, to the end of a training step"
+    time_rows = [
+        Row("To begin", "seconds", "import lapse", value=start.seconds(start.IMPORT), must=0.2),
+        Row("To begin", "seconds", first, value=start.seconds(start.FIRST_STEP), must=1.0),
+    ]
+    quiet = start.bytes_a_step("")
+    noises = {"constant over time": BOTH, "drawn each step": "c:.5@BTF>prev s:.05@BTF>prev"}
+    memory = [
+        Row(
+            "More bytes kept for backward than without noise, for each unit and step",
+            f"LSTM {NAMES[S1]}",
+            f"{name}: {noise}",
+            value=(start.bytes_a_step(noise) - quiet) / (S1.batch * S1.units),
+            must=0.0 if name == "constant over time" else 2.0,
+        )
+        for name, noise in noises.items()
+    ]
+    for row in (*time_rows, *memory):
+        row.unit = "s" if row in time_rows else "bytes"
+    return time_rows + memory
+
+
+def threads(count: int | None) -> None:
+    """Sets PyTorch's threads, if there is a number."""
+    if count is not None:
+        torch.set_num_threads(count)

@@ -1,0 +1,182 @@
+"""The benchmark: its order, its arithmetic, its conscience, its pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lapse.bench import check, keras_race, report, run, start, steps, timing
+from lapse.bench.cases import S1, S2, Case, Shape, forms, table
+from lapse.cli import main
+
+TINY = Shape(5, 4, 3, 7)
+
+
+def test_subjects_take_turns_in_both_orders() -> None:
+    now, calls = [0.0], []
+
+    def subject(name: str, seconds: float) -> Any:
+        def call() -> None:
+            calls.append(name)
+            now[0] += seconds
+
+        return call
+
+    subjects = {"a": subject("a", 1.0), "b": subject("b", 2.0), "says": lambda: 7.0}
+    times = timing.interleave(subjects, 10.0, clock=lambda: now[0])
+    assert calls[:4] == ["a", "b", "a", "b"]  # to get warm
+    assert calls[4:10] == ["a", "b", "b", "a", "a", "b"]
+    assert times == {"a": [1.0] * 20, "b": [2.0] * 20, "says": [7.0] * 20}
+    assert len(timing.interleave(subjects, 90.0, clock=lambda: now[0])["a"]) == 30
+
+
+def test_medians_and_quartiles() -> None:
+    found = timing.summary([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert found == {"min": 1.0, "q1": 2.0, "median": 3.0, "q3": 4.0, "rounds": 5}
+    # A round in which everything took ten times as long changes no ratio.
+    assert timing.ratio([1.0, 10.0, 1.0], [2.0, 20.0, 2.0])["median"] == 0.5
+
+
+def test_flops_of_a_training_step() -> None:
+    """A product of (m, k) and (k, n) is 2mkn; forward has two a step, backward four."""
+    batch, timesteps, features, units = S2
+    one_step = 2 * batch * features * 4 * units + 2 * batch * units * 4 * units
+    assert S2.flops("LSTM") == 3 * timesteps * one_step == 25_165_824_000
+    assert S1.flops("GRU") * 4 == S1.flops("LSTM") * 3
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", ["lapse", "lapse x:.5@BTF h:.5@BFG y:.5@BF", "padded"])
+def test_a_right_layer_is_right_and_a_wrong_one_wrong(cell: str, kind: str) -> None:
+    case = Case("", cell, TINY, {})
+    x, dy = steps.inputs(case)
+    module = steps.build(case, kind)
+    assert check.error(module, x, dy) < check.TOLERANCE
+    layer: Any = module.layer if isinstance(module, steps.Padded) else module
+    weights = layer._weights
+    # Only the kernel's weights are off; the loop in float64 is a copy with its own.
+    layer._weights = lambda: weights()._replace(kernel=weights().kernel + 1e-3)
+    twin_uses_its_own = layer.__class__._weights
+
+    def as_copied(self: Any, memo: Any) -> Any:
+        twin = self.__class__(*TINY[2:], batch_first=True, noise=self.noise or None)
+        twin.load_state_dict(self.state_dict())
+        assert twin._weights.__func__ is twin_uses_its_own
+        return twin
+
+    layer.__class__.__deepcopy__ = as_copied
+    try:
+        assert check.error(module, x, dy) > 10 * check.TOLERANCE
+    finally:
+        del layer.__class__.__deepcopy__
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "error", lambda *_: float("nan"))
+    case = Case("what", "LSTM", TINY, {"a": "lapse x:.5@BF", "nn.LSTM": "nn"}, 1.0, 0.8, 0.0)
+    (row,) = run.measure(case, 100.0)
+    assert row.wrong and row.ms is None and "something else" in row.note
+
+
+def test_a_case_from_end_to_end() -> None:
+    subjects = {"a": "lapse x:.5@BF", "nn.LSTM": "nn", "none": "lapse", "loop": "loop"}
+    rows = run.measure(Case("what", "LSTM", TINY, subjects, 1e9, 0.0, 0.0), 100.0)
+    assert [row.subject for row in rows] == ["a", "none", "loop"]
+    first = rows[0]
+    assert first.met and first.peer == "nn.LSTM" and first.value and first.ms and first.gflops
+    assert first.gflops == pytest.approx(TINY.flops("LSTM") / first.ms / 1e6)
+    assert rows[1].met is None and rows[2].error is None
+    packed = Case("what", "GRU", TINY, {"lengths=": "padded", "nn.GRU, packed": "packed"}, 0.5)
+    (row,) = run.measure(packed, 100.0)
+    assert row.error is not None and row.error < check.TOLERANCE
+
+
+def test_padded_and_packed_compute_the_same() -> None:
+    case = Case("", "LSTM", TINY, {})
+    x, dy = steps.inputs(case)
+    assert steps.lengths_of(case).tolist() == [1, 1, 2, 3, 4]
+    padded, packed = (steps.step(steps.build(case, kind), x, dy)() for kind in ("padded", "packed"))
+    for one, other in zip(padded, packed, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_every_form_of_a_layer_is_measured() -> None:
+    (case,) = (case for case in table(quick=True) if case.what.startswith("Any form"))
+    assert len(case.subjects) == len(forms()) + 1
+    assert {form.partition("(")[0] for form in forms()} >= {"Zoneout", "WeightDrop", "AwdLstm"}
+    units = {case.shape.units for case in table(quick=False)}
+    assert units >= {1, 7, 31, 63, 100, 300}
+
+
+def test_verdicts() -> None:
+    assert run.Row("", "", "", value=1.0, must=1.0).met
+    assert run.Row("", "", "", value=1.01, must=1.0).met is False
+    assert run.Row("", "", "", value=80.0, unit="%", must=75).met
+    assert run.Row("", "", "", value=74.0, unit="%", must=75).met is False
+    assert run.Row("", "", "", must=1.0).met is None
+    assert run.Row("", "", "", error=2e-5).wrong and not run.Row("", "", "").wrong
+
+
+def test_pages() -> None:
+    machine = {
+        "processor": "An Abacus", "threads": 2, "instruction_set": "beads", "peak_gflops": 1.5,
+        "python": "3", "versions": {"torch": "2", "jax": None}, "load": 0.1,
+    }  # fmt: skip
+    slow = {"what": "A", "case": "LSTM S1", "subject": "x", "peer": "nn", "value": 1.25, "must": 1}
+    rows = [
+        {**slow, "ms": 12.345, "low": 12.0, "high": 13.0, "peer_ms": 10.0, "error": 2e-6},
+        {"what": "B", "case": "GRU S1", "subject": "y", "note": "not measured"},
+        {"what": "A", "case": "LSTM S2", "subject": "x", "value": 0.5, "must": 1.0},
+        {"what": "C", "case": "LSTM S2", "subject": "z", "value": 80.2, "unit": "%", "must": 75},
+    ]  # fmt: skip
+    result = json.loads(json.dumps({"machine": machine, "rows": rows}))
+    page = report.markdown([result])
+    assert "On An Abacus" in page and "torch 2;" in page and "jax" not in page.split("###")[0]
+    assert "| LSTM S1 | x | nn (10 ms) | 1.25 | <= 1 | MISSED | 12.3 | 12 to 13 | 2.0e-06 |" in page
+    assert "| GRU S1 | y | not measured |" in page
+    assert "80 % | >= 75 | met" in page
+    assert [what for what, _ in report.tables(result)] == ["A", "B", "C"]
+
+
+def test_memory_and_start() -> None:
+    assert start.bytes_a_step("h:.5@BFG") == start.bytes_a_step("")
+    assert start.seconds("print(0.25)", times=1) == 0.25
+
+
+def test_a_worker_says_why_it_stopped() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"Keras on torch stopped: .*NoSuchCell"),
+        keras_race.worker("torch", [("x", True, "NoSuchCell", TINY)]),
+    ):
+        pass
+
+
+def test_keras_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_race, "BACKENDS", ("torch",))
+    times, apart = keras_race.race("GRU", TINY, 0.0)
+    assert {name: len(taken) for name, taken in times.items()} == {
+        "Keras on torch": 20,
+        "lapse": 20,
+    }
+    assert apart < check.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--threads", "0"], "--threads is 0; it needs a whole number from 1 on"),
+        (["--threads", "two"], "invalid int value: 'two'"),
+        (["--out", "."], "--out is ., a folder"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bench", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
