@@ -205,14 +205,14 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
         return torch.tensor(value, dtype=torch.float32, requires_grad=True)
 
     h0, c0 = (*map(leaf, given.state), None)[:2]
-    masks = [torch.ones(2, 1, 5)] * (cell.gates if read == "gates" else read)
+    mask = torch.ones(2, 1, cell.gates if read == "gates" else 1, 5) if read else None
     slots: list[Tensor | None] = [None] * 7
     slots[6] = torch.full((2, 3, 5), 0.5)
     slots[0] = torch.ones(2, 3, 5, dtype=torch.uint8)
     bias = leaf(np.ones(parts(cell.name, cell.reset_after) * 5))
     arguments = (leaf(given.x), leaf(given.weights[0]), leaf(given.weights[1]), bias)
     running = torch.tensor([[True] * 3, [True, False, False]]) if padded else None
-    scales = [2.0] * (len(masks) + len(slots))
+    scales = [2.0] * (2 + len(slots))
     full = (
         cell.name,
         cell.reset_after,
@@ -221,8 +221,8 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
         h0,
         c0,
         running,
-        [],
-        masks,
+        None,
+        mask,
         slots,
         scales,
     )
@@ -302,13 +302,14 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
     no = [None] * 6
     right = (
         cell.name, cell.reset_after, False, x, kernel, recurrent, None, h0, c0, None,
-        [], [mask], [*no, mask], [1.0] * 8,
+        None, mask[:, :, None], [*no, mask], [1.0] * 9,
     )  # fmt: skip
     ops.layer(*right)
     wrong = {
         3: x[..., :3], 4: kernel[:, 1:], 5: recurrent[:, 1:],
         6: torch.ones(5 * parts(cell.name, cell.reset_after) - 1), 7: h0[:1],
-        9: torch.tensor([3, 2]), 10: [mask], 11: [mask[:, :2]], 12: [*no, mask.double()],
+        9: torch.tensor([3, 2]), 10: mask[:, :, None], 11: mask[:, :2, None],
+        12: [*no, mask.double()],
     }  # fmt: skip
     for place, value in wrong.items():
         arguments = list(right)

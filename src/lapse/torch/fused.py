@@ -58,10 +58,9 @@ def unroll(
     W, U = drop(weights.kernel, masks.W), drop(weights.recurrent_kernel, masks.U)
     state = initial_state or (x.new_zeros(x.shape[0], U.shape[0]),) * STATES[cell]
     h0, c0 = (*state, None)[:2]
-    of_x, of_h = _by_gate(masks.x, W), _by_gate(masks.h, U)
-    slots: list[Any] = [
-        next(iter(_by_gate(getattr(masks, slot, None), U)), (None, 1.0)) for slot in SLOTS[cell]
-    ]
+    x_mask, x_scale = _array(masks.x, W)
+    h_mask, h_scale = _array(masks.h, U)
+    slots = [_array(getattr(masks, slot, None), U) for slot in SLOTS[cell]]
     last_h, last_c, h, _, _ = ops.layer(
         cell,
         reset_after,
@@ -73,10 +72,10 @@ def unroll(
         h0,
         c0,
         running,
-        [mask for mask, _ in of_x],
-        [mask for mask, _ in of_h],
-        [mask for mask, _ in slots],
-        [scale for _, scale in (*of_x, *of_h, *slots)],
+        x_mask,
+        h_mask,
+        [None if mask is None else mask[:, :, 0] for mask, _ in slots],
+        [x_scale, h_scale, *(scale for _, scale in slots)],
     )
     y = _dropped(h.swapaxes(0, 1), masks.y)
     if running is not None and (initial_state is not None or masks.y is not None):
@@ -93,17 +92,15 @@ def _bias(bias: Tensor | None, units: int) -> Tensor | None:
     return torch.cat([inputs[:both] + recurrent[:both], inputs[both:], last])
 
 
-def _by_gate(mask: Any, like: Tensor) -> list[tuple[Tensor, float]]:
-    """Masks (batch or 1, timesteps or 1, width), one a gate, and what their bytes mean."""
+def _array(mask: Any, like: Tensor) -> tuple[Tensor | None, float]:
+    """(batch or 1, timesteps or 1, gates or 1, width), and what its bytes are multiplied by."""
     if mask is None:
-        return []
+        return None, 1.0
     width = like.shape[0]
     if isinstance(mask, float):
-        return [(like.new_full((1, 1, width), mask), 1.0)]
+        return like.new_full((1, 1, 1, width), mask), 1.0
     array, scale = mask if isinstance(mask, Coins) else (mask, 1.0)
-    parts = array.expand(*array.shape[:3], width).unbind(2)
-    # A row lies side by side in memory.
-    return [(part if part.stride(2) == 1 else part.contiguous(), scale) for part in parts]
+    return array if array.shape[3] == width else array.expand(*array.shape[:3], width), scale
 
 
 def _dropped(y: Tensor, mask: Any) -> Tensor:

@@ -28,8 +28,8 @@ def layer(
     h0: Tensor,
     c0: Tensor | None,
     running: Tensor | None,
-    x_masks: Sequence[Tensor],
-    h_masks: Sequence[Tensor],
+    x_mask: Tensor | None,
+    h_mask: Tensor | None,
     slots: Sequence[Tensor | None],
     scales: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -43,9 +43,9 @@ def layer(
         bias: (gates*units,), for GRU with reset_after that of what n reads of h behind it.
         h0, c0: (batch, units).
         running: (batch, timesteps) booleans, False where a step is padding.
-        x_masks, h_masks: no mask, one, or one a gate; masks are (batch or 1, timesteps or 1,
-            width), float32, or uint8 of 0 and 1.
-        slots: masks in the order of `pointers.SLOTS`.
+        x_mask, h_mask: (batch or 1, timesteps or 1, gates or 1, width), float32, or uint8 of 0
+            and 1.
+        slots: the same without the axis of gates, in the order of `pointers.SLOTS`.
         scales: what each of all these masks is multiplied by, if it is of uint8.
 
     Returns:
@@ -54,7 +54,7 @@ def layer(
     """
     check(
         cell, reset_after, x, kernel, recurrent_kernel, bias, h0, c0, running,
-        x_masks, h_masks, slots,
+        x_mask, h_mask, slots,
     )  # fmt: skip
     last_h, last_c, h, c, saved = _empty(cell, reset_after, x, h0)
     run(
@@ -62,7 +62,7 @@ def layer(
         reset_after,
         reverse,
         x,
-        {"x_masks": x_masks, "h_masks": h_masks, "slots": slots},
+        (x_mask, h_mask, *slots),
         scales,
         {"kernel": kernel, "recurrent": recurrent_kernel, "bias": bias, "h0": h0, "c0": c0}
         | {"running": running},
@@ -106,8 +106,8 @@ def layer_backward(
     h0: Tensor,
     c0: Tensor | None,
     running: Tensor | None,
-    x_masks: Sequence[Tensor],
-    h_masks: Sequence[Tensor],
+    x_mask: Tensor | None,
+    h_mask: Tensor | None,
     slots: Sequence[Tensor | None],
     scales: Sequence[float],
     h: Tensor,
@@ -138,7 +138,7 @@ def layer_backward(
         reset_after,
         reverse,
         x,
-        {"x_masks": x_masks, "h_masks": h_masks, "slots": slots},
+        (x_mask, h_mask, *slots),
         scales,
         {"kernel": kernel.t(), "recurrent": recurrent_kernel.t(), "h0": h0, "c0": c0}
         | {"h": h, "c": c, "saved": saved, "running": running},
@@ -153,7 +153,7 @@ def layer_backward(
 @layer_backward.register_fake
 def _(
     cell: str, reset_after: bool, reverse: bool, x: Tensor, kernel: Tensor, recurrent: Tensor,
-    h0: Tensor, c0: Any, running: Any, x_masks: Any, h_masks: Any, slots: Any, scales: Any,
+    h0: Tensor, c0: Any, running: Any, x_mask: Any, h_mask: Any, slots: Any, scales: Any,
     h: Any, c: Any, saved: Tensor, dlast_h: Any, dlast_c: Any, dh: Any, of_x: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return _empty_gradients(cell, x, kernel, recurrent, h0, saved, of_x)
@@ -179,37 +179,33 @@ def _empty_gradients(
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *flags, x, kernel, recurrent, bias, h0, c0, running, x_masks, h_masks, slots, scales = inputs
+    *flags, x, kernel, recurrent, bias, h0, c0, running, x_mask, h_mask, slots, scales = inputs
     _, _, h, c, saved = output
     ctx.set_materialize_grads(False)
     ctx.flags, ctx.scales = flags, scales
-    ctx.counts, ctx.there = (len(x_masks), len(h_masks)), [slot is not None for slot in slots]
-    masks = (*x_masks, *h_masks, *(mask for mask in slots if mask is not None))
-    ctx.save_for_backward(x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *masks)
+    tensors = (x, kernel, recurrent, bias, h0, c0, running, h, c, saved)
+    ctx.save_for_backward(*tensors, x_mask, h_mask, *slots)
 
 
 def _backward(
     ctx: Any, dlast_h: Tensor | None, dlast_c: Tensor | None, dh: Tensor | None, *_: Any
 ) -> tuple:
     x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *masks = ctx.saved_tensors
-    of_x, of_h = ctx.counts
-    x_masks, h_masks = masks[:of_x], masks[of_x : of_x + of_h]
-    of_slots = iter(masks[of_x + of_h :])
-    slots = [next(of_slots) if there else None for there in ctx.there]
+    x_mask, h_mask, *slots = masks
     wanted = ctx.needs_input_grad[3:9]
     leaves = x, kernel, recurrent, bias, h0, c0
     if torch.is_grad_enabled():  # create_graph=True: these gradients have gradients themselves
         cell, reset_after, reverse = ctx.flags
-        by_slot = plain.by_slot(cell, x_masks, h_masks, slots, ctx.scales)
+        by_slot = plain.by_slot(cell, masks, ctx.scales)
         outputs = plain.layer(cell, reset_after, reverse, *leaves, running, by_slot)
         gradients = _differentiable(outputs, (dlast_h, dlast_c, dh), leaves, wanted)
     else:
         found = layer_backward(
-            *ctx.flags, x, kernel, recurrent, h0, c0, running, x_masks, h_masks, slots, ctx.scales,
+            *ctx.flags, x, kernel, recurrent, h0, c0, running, x_mask, h_mask, slots, ctx.scales,
             h, c, saved, dlast_h, dlast_c, dh, wanted[0],
         )  # fmt: skip
         gradients = tuple(g if want else None for g, want in zip(found, wanted, strict=True))
-    return None, None, None, *gradients, None, [None] * of_x, [None] * of_h, None, None
+    return None, None, None, *gradients, None, None, None, None, None
 
 
 def _differentiable(outputs: Any, given: Any, leaves: Any, wanted: Any) -> tuple:

@@ -70,27 +70,11 @@ def layer(
     return last_h, last_c, y.swapaxes(0, 1)
 
 
-def by_slot(
-    cell: str,
-    x_masks: Sequence[Tensor],
-    h_masks: Sequence[Tensor],
-    slots: Sequence[Tensor | None],
-    scales: Sequence[float],
-) -> Masks:
-    """The masks of `ops.layer` as `cells.unroll` takes them."""
-    scale = iter(scales)
-
-    def number(mask: Tensor | None) -> Any:
-        factor = next(scale)
-        return mask * factor if mask is not None and mask.dtype == torch.uint8 else mask
-
-    of_x, of_h, others = ([number(m) for m in some] for some in (x_masks, h_masks, slots))
-    filled = {
-        slot: mask[:, :, None]
-        for slot, mask in zip(SLOTS[cell], others, strict=True)
-        if mask is not None
-    }
-    for slot, gates in (("x", of_x), ("h", of_h)):
-        if gates:
-            filled[slot] = torch.stack(gates, 2)
+def by_slot(cell: str, masks: Sequence[Tensor | None], scales: Sequence[float]) -> Masks:
+    """The masks of `ops.layer`, of x, of h and the slots, as `cells.unroll` takes them."""
+    filled = {}
+    for slot, mask, scale in zip(("x", "h", *SLOTS[cell]), masks, scales, strict=True):
+        if mask is not None:
+            values = mask * scale if mask.dtype == torch.uint8 else mask
+            filled[slot] = values if slot in "xh" else values[:, :, None]
     return Masks(**filled)

@@ -37,14 +37,14 @@ def check(
     h0: Tensor,
     c0: Tensor | None,
     running: Tensor | None,
-    x_masks: Sequence[Tensor],
-    h_masks: Sequence[Tensor],
+    x_mask: Tensor | None,
+    h_mask: Tensor | None,
     slots: Sequence[Tensor | None],
 ) -> None:
     """Raises `LapseError` before the kernels, which see addresses only, read past an end."""
     (batch, timesteps, features), units = x.shape, recurrent_kernel.shape[0]
     columns = len(GATES[cell]) * units
-    shared = ((1, batch), (1, timesteps))
+    shared, gates = ((1, batch), (1, timesteps)), (1, len(GATES[cell]))
     masks = (torch.float32, torch.uint8)
     tensors: list[tuple[str, Tensor | None, tuple, tuple]] = [
         ("kernel", kernel, (features, columns), ()),
@@ -54,8 +54,8 @@ def check(
         ("c0", c0, (batch, units), ()),
         ("x", x, (batch, timesteps, features), ()),
         ("running", running, (batch, timesteps), (torch.bool,)),
-        *(("a mask of x", mask, (*shared, features), masks) for mask in x_masks),
-        *(("a mask of h", mask, (*shared, units), masks) for mask in h_masks),
+        ("the mask of x", x_mask, (*shared, gates, features), masks),
+        ("the mask of h", h_mask, (*shared, gates, units), masks),
         *(("a mask", mask, (*shared, units), masks) for mask in slots),
     ]
     for name, tensor, full, of_its_own in tensors:
@@ -79,7 +79,7 @@ def run(
     reset_after: bool,
     reverse: bool,
     x: Tensor,
-    masks: dict[str, Sequence[Tensor | None]],
+    masks: Sequence[Tensor | None],
     scales: Sequence[float],
     given: dict[str, Tensor | None],
     made: dict[str, Tensor],
@@ -89,7 +89,7 @@ def run(
     """Calls the kernels; backward where `made` holds dz.
 
     Args:
-        masks: x_masks, h_masks and slots, in this order, as `ops.layer` takes them.
+        masks: of x, of h, and the slots, as `ops.layer` takes them.
         scales: what the bytes of each of them are multiplied by.
         given, made: what is read and written, by the names in `csrc/recurrent.h`.
     """
@@ -98,9 +98,8 @@ def run(
     x, dh = _side_by_side(x), _side_by_side(dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = pool()
-    masks = {name: [_side_by_side(mask) for mask in some] for name, some in masks.items()}
-    scale = iter(scales)
-    places = {name: [_mask(mask, next(scale)) for mask in some] for name, some in masks.items()}
+    masks = [_side_by_side(mask) for mask in masks]  # new ones live until the kernels are done
+    of_x, of_h, *slots = map(_mask, masks, scales)
     addresses = {name: t.data_ptr() if t.numel() else 0 for name, t in dense.items()}
     extension().run(
         isa=instruction_set(),
@@ -116,18 +115,20 @@ def run(
         dx=_place(dx),
         threads=threads,
         parallel_for=parallel_for,
-        **places,
+        x_masks=_by_gate(masks[0], of_x),
+        h_masks=_by_gate(masks[1], of_h),
+        slots=slots,
         **dict.fromkeys(names, 0) | addresses,
     )
 
 
 def _side_by_side(rows: Any) -> Any:
     """With the numbers of a row next to each other in memory, as the kernels want them."""
-    return rows if rows is None or rows.stride(2) == 1 else rows.contiguous()
+    return rows if rows is None or rows.stride(-1) == 1 else rows.contiguous()
 
 
 def _place(rows: Tensor | None) -> tuple[int, int, int]:
-    """Address, stride of time and stride of batch of (batch or 1, timesteps or 1, width)."""
+    """Address, stride of time and stride of batch of (batch or 1, timesteps or 1, ...)."""
     if rows is None:
         return 0, 0, 0
     batch, time = (0 if rows.shape[n] == 1 else rows.stride(n) for n in (0, 1))
@@ -137,6 +138,14 @@ def _place(rows: Tensor | None) -> tuple[int, int, int]:
 def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, float]:
     """The place of a mask, and the scale of its bytes; 0 where it has floats."""
     return *_place(mask), scale if mask is not None and mask.dtype == torch.uint8 else 0.0
+
+
+def _by_gate(mask: Tensor | None, place: Any) -> list[tuple[int, int, int, float]]:
+    """The places of each gate's mask, from the first one's; one for all, or none."""
+    if mask is None:
+        return []
+    apart = mask.stride(2) * mask.element_size()
+    return [(place[0] + gate * apart, *place[1:]) for gate in range(mask.shape[2])]
 
 
 def pool() -> tuple[int, int]:
