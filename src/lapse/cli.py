@@ -27,9 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where it can't write a character, a "?"
             stream.reconfigure(errors="replace")
-    code = 0
+    code, goes_on = 0, ""
     try:
         arguments = _parser().parse_args(argv)
+        if arguments.run is _compare:
+            goes_on = "; the same command goes on from here"
         code = arguments.run(arguments) or 0
         sys.stdout.flush()
     except LapseError as error:
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read this has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("lapse: stopped; the same command goes on from here.", file=sys.stderr)
+        print(f"lapse: stopped{goes_on}.", file=sys.stderr)
         return 130
     return code
 
