@@ -56,10 +56,12 @@ struct Layer {
   float *dbias;             // [S*H]
 };
 
+// Where random words are drawn, in the words of src/lapse/masks.py: a row for each sample, step and
+// gate, of which those of `gates` hold kind, direction and layer as well.
 struct Counters {
-  uint32_t key[2];
-  const uint32_t *samples, *steps, *gates;
-  int64_t step_count, gate_count, width;
+  uint32_t key[2];                          // the seed, its low half first
+  const uint32_t *samples, *steps, *gates;  // [samples], [step_count], [gate_count]
+  int64_t step_count, gate_count, width;    // `width` words a row
 };
 
 // Runs the part-th of `parts` shares, which are independent of each other: of the samples in forward

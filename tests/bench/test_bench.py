@@ -55,7 +55,7 @@ def test_flops_of_a_training_step() -> None:
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 @pytest.mark.parametrize("kind", ["lapse", "lapse x:.5@BTF h:.5@BFG y:.5@BF", "padded"])
 def test_a_right_layer_is_right_and_a_wrong_one_wrong(cell: str, kind: str) -> None:
-    case = Case("", cell, TINY, {})
+    case = Case("", cell, TINY, {}, "")
     x, dy = steps.inputs(case)
     module = steps.build(case, kind)
     assert check.error(module, x, dy) < check.TOLERANCE
@@ -80,26 +80,27 @@ def test_a_right_layer_is_right_and_a_wrong_one_wrong(cell: str, kind: str) -> N
 
 def test_what_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "error", lambda *_: float("nan"))
-    case = Case("what", "LSTM", TINY, {"a": "lapse x:.5@BF", "nn.LSTM": "nn"}, 1.0, 0.8, 0.0)
+    subjects = {"a": "lapse x:.5@BF", "nn.LSTM": "nn"}
+    case = Case("what", "LSTM", TINY, subjects, "nn.LSTM", 1.0, 0.8, 0.0)
     (row,) = run.measure(case, 100.0)
     assert row.wrong and row.ms is None and "something else" in row.note
 
 
 def test_a_case_from_end_to_end() -> None:
     subjects = {"a": "lapse x:.5@BF", "nn.LSTM": "nn", "none": "lapse", "loop": "loop"}
-    rows = run.measure(Case("what", "LSTM", TINY, subjects, 1e9, 0.0, 0.0), 100.0)
+    rows = run.measure(Case("what", "LSTM", TINY, subjects, "nn.LSTM", 1e9, 0.0, 0.0), 100.0)
     assert [row.subject for row in rows] == ["a", "none", "loop"]
     first = rows[0]
     assert first.met and first.peer == "nn.LSTM" and first.value and first.ms and first.gflops
     assert first.gflops == pytest.approx(TINY.flops("LSTM") / first.ms / 1e6)
     assert rows[1].met is None and rows[2].error is None
-    packed = Case("what", "GRU", TINY, {"lengths=": "padded", "nn.GRU, packed": "packed"}, 0.5)
+    packed = Case("what", "GRU", TINY, {"lengths=": "padded", "p": "packed"}, "p", seconds=0.0)
     (row,) = run.measure(packed, 100.0)
     assert row.error is not None and row.error < check.TOLERANCE
 
 
 def test_padded_and_packed_compute_the_same() -> None:
-    case = Case("", "LSTM", TINY, {})
+    case = Case("", "LSTM", TINY, {}, "")
     x, dy = steps.inputs(case)
     assert steps.lengths_of(case).tolist() == [1, 1, 2, 3, 4]
     padded, packed = (steps.step(steps.build(case, kind), x, dy)() for kind in ("padded", "packed"))
@@ -150,24 +151,39 @@ def test_memory_and_start() -> None:
     assert start.seconds("print(0.25)", times=1) == 0.25
 
 
-def test_a_worker_says_why_it_stopped() -> None:
-    with (
-        pytest.raises(RuntimeError, match=r"Keras on torch stopped: .*NoSuchCell"),
-        keras_race.worker("torch", [("x", True, "NoSuchCell", TINY)]),
-    ):
-        pass
+def test_no_number_is_never_right() -> None:
+    """Wherever it stands among the results."""
+    right, wrong = torch.ones(3), torch.tensor([1.0, float("nan"), 1.0])
+    for found in ([right, wrong], [wrong, right]):
+        assert check.worst(found, [right, right]) == float("inf")
+    assert check.worst([right, right + 0.5], [right, right]) == 0.5
 
 
-def test_keras_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_stops_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_race, "BACKENDS", ("torch",))
-    times, apart = keras_race.race("GRU", TINY, 0.0)
-    assert {name: len(taken) for name, taken in times.items()} == {
+    found = keras_race.race("NoSuchCell", TINY, 0.0, 1)
+    assert not found.times and set(found.missing) == {"Keras on torch", "lapse"}
+    assert "Keras on torch stopped: " in found.missing["lapse"]
+    assert "NoSuchCell" in found.missing["lapse"]
+    monkeypatch.setattr(keras_race, "find_spec", lambda package: None)
+    rows = run.keras("LSTM", S1, 1)
+    assert [row.note for row in rows] == ["not measured: keras is not installed"] * 2
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_keras_takes_turns(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_race, "BACKENDS", ("torch",))
+    found = keras_race.race(cell, TINY, 0.0, 1)
+    assert {name: len(taken) for name, taken in found.times.items()} == {
         "Keras on torch": timing.FEWEST,
         "lapse": timing.FEWEST,
     }
-    assert apart < check.TOLERANCE
-    monkeypatch.setattr(keras_race, "race", lambda *_: (times, float("nan")))
-    (row,) = run.keras("GRU", S1)
+    assert 0 < found.errors["lapse"] < check.TOLERANCE
+    monkeypatch.setattr(keras_race, "race", lambda *_: found)
+    (row,) = run.keras(cell, S1, 1)
+    assert row.subject == "lapse" and row.ms and row.peer == "Keras on torch" and not row.wrong
+    found.errors["lapse"] = float("inf")
+    (row,) = run.keras(cell, S1, 1)
     assert row.wrong and row.ms is None
 
 
@@ -177,6 +193,7 @@ def test_keras_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--threads", "0"], "--threads is 0; it needs a whole number from 1 on"),
         (["--threads", "two"], "invalid int value: 'two'"),
         (["--out", "."], "--out is ., a folder"),
+        (["--out", "/dev/null/x.json"], "/dev/null can't be written: "),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )

@@ -14,11 +14,12 @@ import pytest
 from small import dataset, made_up_run, write_csv
 
 from lapse.compare import study as study_module
-from lapse.compare.ledger import Ledger, write_whole
+from lapse.compare.ledger import Ledger
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.study import Study, measure, run
 from lapse.compare.training import Settings
 from lapse.errors import LapseError
+from lapse.files import write_whole
 from lapse.plan import plan
 
 SETTINGS = Settings(units=5, epochs=3, batch=7)
@@ -201,7 +202,7 @@ def test_killed_halfway_it_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 
 def alive_in_session(session):
-    """Processes of this session that are more than a zombie."""
+    """Processes of a POSIX session that are more than a zombie."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -35,9 +35,9 @@ class Case:
     Attributes:
         what: the question.
         cell: "LSTM" or "GRU".
-        subjects: by name, what `steps.build` makes; the first is compared with the second, and so
-            are the others.
-        must, aim: bounds of the ratio; None for a row that only informs.
+        subjects: by name, what `steps.build` makes.
+        peer: the name of the subject that all others are compared with.
+        must, aim: bounds of the ratio, for subjects with noise or padding; None only informs.
         seconds: how long to measure.
     """
 
@@ -45,6 +45,7 @@ class Case:
     cell: str
     shape: Shape
     subjects: dict[str, str]
+    peer: str
     must: float | None = None
     aim: float | None = None
     seconds: float = 6.0
@@ -59,9 +60,9 @@ PEER = {"LSTM": "nn.LSTM", "GRU": "nn.GRU"}
 
 
 def forms() -> dict[str, str]:
-    """Each published form that acts in an LSTM, at its defaults, and its terms."""
+    """Each published form that acts in an LSTM, at its defaults and at some others; its terms."""
     made = [form(0.5, 0.5) if form is lapse.KerasDropout else form() for form in FORMS]
-    made += [lapse.Variational(tied=False), lapse.Gaps(longest=5)]
+    made += [lapse.Variational(tied=False), lapse.Zoneout(0.05, 0.5), lapse.Gaps(longest=5)]
     return {
         repr(form): " ".join(map(str, form.terms))
         for form in made
@@ -79,7 +80,7 @@ def dropout(
         subjects[f"nn.{cell}Cell in a loop, with a mask"] = "loop"
     other = must is None
     what = "Other sizes, over PyTorch's layer" if other else "Dropout, over PyTorch's layer without"
-    return Case(what, cell, shape, subjects, must, aim, seconds)
+    return Case(what, cell, shape, subjects, PEER[cell], must, aim, seconds)
 
 
 def table(quick: bool) -> list[Case]:
@@ -93,6 +94,7 @@ def table(quick: bool) -> list[Case]:
             "LSTM",
             shape,
             {"no noise": "lapse", **{form: f"lapse {terms}" for form, terms in forms().items()}},
+            "no noise",
             1.1,
             1.03,
             8 * seconds if shape is S2 else 4 * seconds,
@@ -105,6 +107,7 @@ def table(quick: bool) -> list[Case]:
             cell,
             shape,
             {"lengths=": "padded", f"{PEER[cell]}, packed": "packed"},
+            f"{PEER[cell]}, packed",
             0.5,
             0.2,
             seconds,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,7 +35,13 @@ def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
     if isinstance(module, Padded):
         call["lengths"] = module.lengths
     expected = step(_Call(exact, call), x.double(), dy.double())()
-    return max(distance(one, other) for one, other in zip(found, expected, strict=True))
+    return worst(found, expected)
+
+
+def worst(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """The largest distance of tensors from those that they should be; infinite where one is NaN."""
+    apart = [distance(one, other) for one, other in zip(found, expected, strict=True)]
+    return math.inf if any(map(math.isnan, apart)) else max(apart)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -7,14 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lapse.bench import machine, report
-from lapse.bench.run import Row, run, threads
-from lapse.compare.ledger import write_whole
+from lapse.bench.run import Row, run
 from lapse.errors import LapseError
+from lapse.files import ready, write_whole
 from lapse.kernels.cpu import extension
 
 FOLDER = Path("benchmarks/results")
@@ -39,29 +40,35 @@ def bench(*, quick: bool, count: int | None, out: Path | None) -> bool:
     path = out or FOLDER / f"{slug}{'-quick' if quick else ''}.json"
     if path.is_dir():
         raise LapseError(f"--out is {path}, a folder; give the name of a file.")
-    threads(count)
+    ready(path.parent)  # finds out now, not after the measurement, whether it can be written
+    if count is not None:
+        torch.set_num_threads(count)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160  # in a file or a pipe no line is cut
-    result = _watched(quick, console)
-    load = result["machine"]["load"]
+    described = machine.describe()
+    if described["load"] > machine.BUSY:
+        console.print(
+            f"The load average is {described['load']}: something else runs, and these times will "
+            "be worth little. Better let it end, and measure then."
+        )
+    result = _watched(quick, described, console)
     for what, lines in report.tables(result):
         shown = Table(*report.HEAD, title=what, title_justify="left")
         for cells in lines:
             shown.add_row(*cells)
         console.print(shown)
-    if load > machine.BUSY:
-        console.print(
-            f"The load average was {load} before this began: something else ran, and these times "
-            "are worth little. Let it end, and measure again."
-        )
     write_whole(path, json.dumps(result, indent=1) + "\n")
     console.print(f"Written to {path}.")
     return not any(Row(**row).wrong for row in result["rows"])
 
 
-def _watched(quick: bool, console: Console) -> dict[str, Any]:
+def _watched(quick: bool, described: dict[str, Any], console: Console) -> dict[str, Any]:
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("the processor's peak", total=1.0)
-        return run(quick, lambda what, done: bar.update(task, description=what, completed=done))
+        task = bar.add_task("beginning", total=1.0)
+
+        def progress(what: str, done: float) -> None:
+            bar.update(task, description=what, completed=done)
+
+        return run(quick, described, progress)

@@ -9,29 +9,44 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from lapse.bench.cases import S1, S2, Shape
+from lapse.bench.cases import Shape
 from lapse.bench.timing import interleave
 
 BACKENDS = ("torch", "jax", "tensorflow")
-SIZES = {"S1": S1, "S2": S2}
 OURS = "lapse"
+
+
+@dataclass
+class Race:
+    """By name: the seconds of each training step, how far lapse's layer lies from the plain loop,
+    and why something was not measured.
+    """
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """A worker has ended by itself; the message has its last words."""
 
 
 class Worker:
     """A process of `keras_worker`."""
 
-    def __init__(self, backend: str, errors: Any) -> None:
-        self.backend, self.errors = backend, errors
+    def __init__(self, backend: str, log: Any) -> None:
+        self.backend, self.log = backend, log
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lapse.bench.keras_worker"],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=log,
             text=True,
         )
 
@@ -42,49 +57,51 @@ class Worker:
             print(json.dumps(question), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            self.errors.seek(0)
-            last = self.errors.read().strip().splitlines()[-1:]
-            raise RuntimeError(f"Keras on {self.backend} stopped: {' '.join(last)}")
+            self.log.seek(0)
+            last = self.log.read().strip().splitlines()[-1:]
+            raise Stopped(f"Keras on {self.backend} stopped: {' '.join(last)}")
         return json.loads(line)
 
 
 @contextmanager
-def worker(backend: str, models: list) -> Iterator[Worker]:
-    """A worker that has built its models; it ends with the block."""
-    with tempfile.TemporaryFile("w+") as errors:
-        started = Worker(backend, errors)
+def worker(backend: str) -> Iterator[Worker]:
+    """A worker that ends with the block."""
+    with tempfile.TemporaryFile("w+") as log:
+        started = Worker(backend, log)
         try:
-            started.ask(models)
             yield started
         finally:
             started.process.kill()
             started.process.communicate()
 
 
-def missing(backend: str) -> str | None:
-    """Why a backend can't be measured; None if it can."""
+def not_installed(backend: str) -> str | None:
+    """What a backend lacks, in words; None if it can run."""
     for package in ("keras", backend):
         if find_spec(package) is None:
             return f"{package} is not installed"
     return None
 
 
-def race(cell: str, shape: Shape, seconds: float) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each training step, by name; and how far lapse lies from Keras.
-
-    The processes take turns: while one runs a step, the others wait for their line.
-    """
+def race(cell: str, shape: Shape, seconds: float, threads: int) -> Race:
+    """Lets the backends take turns: while one runs a step, the others wait for their line."""
+    found = Race()
+    steps: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:
-        steps: dict[str, Callable[[], Any]] = {}
-        apart = 0.0
         for backend in BACKENDS:
-            if missing(backend):
-                continue
             names = {f"Keras on {backend}": False, **({OURS: True} if backend == "torch" else {})}
             models = [(name, ours, cell, shape) for name, ours in names.items()]
-            asked = stack.enter_context(worker(backend, models))
-            if backend == "torch":
-                apart = asked.ask("check")
-            for name in names:
-                steps[name] = partial(asked.ask, name)
-        return interleave(steps, seconds), apart
+            why = not_installed(backend)
+            if why is None:
+                asked = stack.enter_context(worker(backend))
+                try:
+                    found.errors |= asked.ask({"threads": threads, "models": models})
+                except Stopped as stopped:
+                    why = str(stopped)
+            if why is None:
+                steps |= {name: partial(asked.ask, name) for name in names}
+            else:
+                found.missing |= dict.fromkeys(names, why)
+        if steps:
+            found.times = interleave(steps, seconds)
+    return found

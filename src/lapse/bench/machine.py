@@ -16,7 +16,7 @@ import lapse
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.torch.pointers import pool
 
-PACKAGES = ("torch", "keras", "jax", "tensorflow-cpu", "numpy")
+PACKAGES = ("torch", "keras", "jax", "tensorflow", "tensorflow-cpu", "numpy")
 BUSY = 0.5
 
 

@@ -70,8 +70,7 @@ Compiling and first calls are left out.
 
 Before anything is timed, the output and all gradients of the same layer are compared with the plain
 loop of `cells.py` in float64 and the same masks; `error` is the largest difference, relative to the
-largest entry or to 1 (for Keras: of the weights after a step without dropout, from Keras's own
-layer's). What is wrong has no time.
+largest entry or to 1. What is wrong has no time.
 
 Shapes are (batch, timesteps, features, units): S1 (32, 100, 64, 128), S2 (32, 100, 128, 512), S4
 (1, 1000, 64, 256). In padded batches the n-th of B samples has (n/B)^2 of the steps. GF/s counts

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from lapse.bench import check, keras_race, machine, start, steps, timing
+from lapse.bench import check, keras_race, start, steps, timing
 from lapse.bench.cases import BOTH, NAMES, S1, S2, Case, Shape, table
 
 
@@ -60,9 +58,14 @@ WRONG = "not measured: it computes something else"
 Progress = Callable[[str, float], None]
 
 
-def run(quick: bool, progress: Progress) -> dict[str, Any]:
-    """Measures everything; `progress` hears what comes next, and which share is done."""
-    described = machine.describe()
+def run(quick: bool, described: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Measures everything.
+
+    Args:
+        quick: whether only what a first look needs.
+        described: from `machine.describe`.
+        progress: hears what comes next, and which share is done.
+    """
     cases = table(quick)
     shapes = [] if quick else [(cell, shape) for cell in ("LSTM", "GRU") for shape in (S1, S2)]
     # What each part takes, about: seconds, for the progress.
@@ -73,7 +76,7 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
         rows += measure(case, described["peak_gflops"])
     for n, (cell, shape) in enumerate(shapes, len(cases)):
         progress(f"Keras: {cell} {NAMES[shape]}", sum(weights[:n]) / sum(weights))
-        rows += keras(cell, shape)
+        rows += keras(cell, shape, described["threads"])
     progress("beginning", 1 - weights[-1] / sum(weights))
     rows += beginning()
     return {"machine": described, "quick": quick, "rows": [asdict(row) for row in rows]}
@@ -88,8 +91,6 @@ def measure(case: Case, peak: float) -> list[Row]:
         for (name, kind), module in zip(case.subjects.items(), modules.values(), strict=True)
         if kind.startswith("lapse") or kind == "padded"
     }
-    names = list(case.subjects)
-    peer = names[0] if case.subjects[names[0]] == "lapse" else names[1]
     of_case: dict[str, Any] = {"what": case.what, "case": case.name}
     wrong = [
         Row(**of_case, subject=name, error=apart, note=WRONG)
@@ -102,18 +103,18 @@ def measure(case: Case, peak: float) -> list[Row]:
         {name: steps.step(module, x, dy) for name, module in modules.items()}, case.seconds
     )
     found = []
-    for name in names:
-        if name == peer:
+    for name, kind in case.subjects.items():
+        if name == case.peer:
             continue
-        bound = case.subjects[name].startswith("lapse ") or case.subjects[name] == "padded"
-        row: dict[str, Any] = timed(times[name], times[peer])
-        row |= {"must": case.must, "aim": case.aim} if bound else {}
+        row: dict[str, Any] = timed(times[name], times[case.peer])
+        if kind == "padded" or kind.startswith("lapse "):
+            row |= {"must": case.must, "aim": case.aim}
         if name in errors:
             row["error"] = errors[name]
-            if case.subjects[name] != "padded":
+            if kind != "padded":
                 row["gflops"] = case.shape.flops(case.cell) / row["ms"] / 1e6
-        found.append(Row(**of_case, subject=name, peer=peer, **row))
-        if case.subjects[name] == "lapse" and case.shape == S2:
+        found.append(Row(**of_case, subject=name, peer=case.peer, **row))
+        if kind == "lapse" and case.shape == S2:
             share = 100 * case.shape.flops(case.cell) / row["ms"] / 1e6 / peak
             found.append(
                 Row(
@@ -143,26 +144,27 @@ def timed(times: list[float], peer: list[float]) -> dict[str, float]:
     }
 
 
-def keras(cell: str, shape: Shape) -> list[Row]:
+def keras(cell: str, shape: Shape, threads: int) -> list[Row]:
     """lapse on Keras's torch backend, over the fastest of Keras's own layers, and each of these."""
     what = "Keras with dropout=.5, recurrent_dropout=.5, over the fastest stock backend"
     of_case: dict[str, Any] = {"what": what, "case": f"{cell} {NAMES[shape]}"}
+    ours = keras_race.OURS
+    found = keras_race.race(cell, shape, 8.0, threads)
     rows = [
-        Row(**of_case, subject=f"Keras on {backend}", note=f"not measured: {why}")
-        for backend in keras_race.BACKENDS
-        if (why := keras_race.missing(backend))
+        Row(**of_case, subject=name, note=f"not measured: {why}")
+        for name, why in found.missing.items()
     ]
-    if keras_race.missing("torch"):
+    apart = found.errors.get(ours)
+    if apart is not None and not apart <= check.TOLERANCE:
+        return [*rows, Row(**of_case, subject=ours, error=apart, note=WRONG)]
+    stock = {name: taken for name, taken in found.times.items() if name != ours}
+    if not stock:
         return rows
-    times, apart = keras_race.race(cell, shape, 8.0)
-    if not apart <= check.TOLERANCE:
-        return [Row(**of_case, subject=keras_race.OURS, error=apart, note=WRONG)]
-    stock = {name: taken for name, taken in times.items() if name != keras_race.OURS}
     fastest = min(stock, key=lambda name: timing.summary(stock[name])["median"])
-    for name, taken in times.items():
+    for name, taken in found.times.items():
         if name != fastest:
-            row: dict[str, Any] = timed(taken, times[fastest])
-            if name == keras_race.OURS:
+            row: dict[str, Any] = timed(taken, stock[fastest])
+            if name == ours:
                 row |= {"must": 0.6, "aim": 0.45, "error": apart}
             rows.append(Row(**of_case, subject=name, peer=fastest, **row))
     return rows
@@ -190,9 +192,3 @@ def beginning() -> list[Row]:
     for row in (*time_rows, *memory):
         row.unit = "s" if row in time_rows else "bytes"
     return time_rows + memory
-
-
-def threads(count: int | None) -> None:
-    """Sets PyTorch's threads, if there is a number."""
-    if count is not None:
-        torch.set_num_threads(count)

@@ -87,7 +87,7 @@ def build(case: Case, kind: str) -> nn.Module:
         return Packed(native, lengths_of(case))
     noise = kind.removeprefix("lapse").strip() if kind != "padded" else ""
     with warnings.catch_warnings():  # of forms that forget at evaluation, which nobody runs here
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
         layer: nn.Module = getattr(ours, case.cell)(
             features, units, batch_first=True, noise=noise or None, kernel="cpu"
         )

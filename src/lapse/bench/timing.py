@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ROUNDS = 20  # at least, but where they take this many times as long as they should
-PATIENCE = 4
-FEWEST = 5
+ROUNDS = 20  # at least
+PATIENCE = 4  # how many times as long as it should the measuring may take for these ROUNDS
+FEWEST = 5  # with no patience left
 
 
 def interleave(

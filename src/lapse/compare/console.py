@@ -15,13 +15,13 @@ from rich.table import Table
 from lapse.compare import report
 from lapse.compare.answer import answer, rows
 from lapse.compare.data import Dataset, japanese_vowels, load
-from lapse.compare.ledger import ready, write_whole
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Run
 from lapse.compare.statistics import ENOUGH
 from lapse.compare.study import Study, made_with, measure, run
 from lapse.compare.training import Settings
 from lapse.errors import LapseError
+from lapse.files import ready, write_whole
 
 QUICK_SEEDS = 3
 QUICK_EPOCHS = 15

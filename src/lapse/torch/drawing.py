@@ -93,6 +93,6 @@ def _(
 
 @lru_cache
 def _plan(noise: str, cell: str) -> Plan:
-    with warnings.catch_warnings():  # the layer gave them, when it was made
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings():  # the layer said so, when it was made
+        warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
         return plan(noise, cell)

@@ -53,7 +53,7 @@ class _Recurrent(nn.RNNBase):
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
-        self._expected = masks.expected(self.plan)
+        self._expected = masks.expected(self.plan)  # here, for torch.compile can't trace it
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
