@@ -8,6 +8,11 @@
 namespace lapse {
 namespace {
 
+// The units from `begin`, where a vector begins, to `end`, of `all`.
+struct Units {
+  int64_t begin, end, all;
+};
+
 struct Row {
   const float *z;  // x W + h U, part k at z + k * wide
   int64_t wide;
@@ -55,19 +60,20 @@ inline vector state_back(const BackRow &r, vector &kept, int64_t u, Lanes lanes)
 
 template <bool DROPS, bool KEEPS> struct Lstm {
   static constexpr int GATES = 4, SAVED = 4;
+  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
-  static void step(const Row r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector i = sigmoid(r.part(0, units, u, lanes)), f = sigmoid(r.part(1, units, u, lanes)), g = tanh(r.part(2, units, u, lanes)),
-                   o = sigmoid(r.part(3, units, u, lanes)), c = load(r.c + u, lanes);
+  static void step(const Row r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector i = sigmoid(r.part(0, units.all, u, lanes)), f = sigmoid(r.part(1, units.all, u, lanes)), g = tanh(r.part(2, units.all, u, lanes)),
+                   o = sigmoid(r.part(3, units.all, u, lanes)), c = load(r.c + u, lanes);
       const vector c_new = drop<DROPS>(f, r.mask[1], u, lanes) * c +
                            drop<DROPS>(i, r.mask[0], u, lanes) * drop<DROPS>(g, r.mask[2], u, lanes);
       const vector h_new = drop<DROPS>(o, r.mask[3], u, lanes) * tanh(c_new);
       store(r.saved + u, i, lanes);
-      store(r.saved + units + u, f, lanes);
-      store(r.saved + 2 * units + u, g, lanes);
-      store(r.saved + 3 * units + u, o, lanes);
+      store(r.saved + units.all + u, f, lanes);
+      store(r.saved + 2 * units.all + u, g, lanes);
+      store(r.saved + 3 * units.all + u, o, lanes);
       store(r.c_new + u, update<KEEPS>(c, c_new, r.mask[KEEP_C], u, lanes), lanes);
       if constexpr (KEEPS)
         store(r.h_new + u, update<KEEPS>(load(r.h + u, lanes), h_new, r.mask[KEEP_H], u, lanes), lanes);
@@ -76,10 +82,10 @@ template <bool DROPS, bool KEEPS> struct Lstm {
     });
   }
 
-  static void back(const BackRow r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector i = load(r.saved + u, lanes), f = load(r.saved + units + u, lanes),
-                   g = load(r.saved + 2 * units + u, lanes), o = load(r.saved + 3 * units + u, lanes),
+  static void back(const BackRow r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector i = load(r.saved + u, lanes), f = load(r.saved + units.all + u, lanes),
+                   g = load(r.saved + 2 * units.all + u, lanes), o = load(r.saved + 3 * units.all + u, lanes),
                    c = load(r.c + u, lanes);
       const vector i_m = drop<DROPS>(i, r.mask[0], u, lanes), f_m = drop<DROPS>(f, r.mask[1], u, lanes),
                    g_m = drop<DROPS>(g, r.mask[2], u, lanes), o_m = drop<DROPS>(o, r.mask[3], u, lanes);
@@ -92,9 +98,9 @@ template <bool DROPS, bool KEEPS> struct Lstm {
       }
       dc += dh * o_m * (1 - tanh_c * tanh_c);
       store(r.dz + u, drop<DROPS>(dc * g_m, r.mask[0], u, lanes) * i * (1 - i), lanes);
-      store(r.dz + units + u, drop<DROPS>(dc * c, r.mask[1], u, lanes) * f * (1 - f), lanes);
-      store(r.dz + 2 * units + u, drop<DROPS>(dc * i_m, r.mask[2], u, lanes) * (1 - g * g), lanes);
-      store(r.dz + 3 * units + u, drop<DROPS>(dh * tanh_c, r.mask[3], u, lanes) * o * (1 - o), lanes);
+      store(r.dz + units.all + u, drop<DROPS>(dc * c, r.mask[1], u, lanes) * f * (1 - f), lanes);
+      store(r.dz + 2 * units.all + u, drop<DROPS>(dc * i_m, r.mask[2], u, lanes) * (1 - g * g), lanes);
+      store(r.dz + 3 * units.all + u, drop<DROPS>(dh * tanh_c, r.mask[3], u, lanes) * o * (1 - o), lanes);
       store(r.dh + u, kept_h, lanes);
       store(r.dc + u, kept_c + dc * f_m, lanes);
     });
@@ -123,30 +129,31 @@ inline vector mix_back(const BackRow &r, vector z, vector n, int64_t u, Lanes la
 
 template <bool DROPS, bool KEEPS> struct Gru {
   static constexpr int GATES = 3, SAVED = 4;
+  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
-  static void step(const Row r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector z = sigmoid(r.part(0, units, u, lanes)), s = sigmoid(r.part(1, units, u, lanes)),
-                   h_n = r.part(3, units, u, lanes),
-                   n = tanh(r.part(2, units, u, lanes) + drop<DROPS>(s, r.mask[1], u, lanes) * h_n);
+  static void step(const Row r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector z = sigmoid(r.part(0, units.all, u, lanes)), s = sigmoid(r.part(1, units.all, u, lanes)),
+                   h_n = r.part(3, units.all, u, lanes),
+                   n = tanh(r.part(2, units.all, u, lanes) + drop<DROPS>(s, r.mask[1], u, lanes) * h_n);
       store(r.saved + u, z, lanes);
-      store(r.saved + units + u, s, lanes);
-      store(r.saved + 2 * units + u, n, lanes);
-      store(r.saved + 3 * units + u, h_n, lanes);
+      store(r.saved + units.all + u, s, lanes);
+      store(r.saved + 2 * units.all + u, n, lanes);
+      store(r.saved + 3 * units.all + u, h_n, lanes);
       mix<DROPS, KEEPS>(r, z, n, u, lanes);
     });
   }
 
-  static void back(const BackRow r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector z = load(r.saved + u, lanes), s = load(r.saved + units + u, lanes),
-                   n = load(r.saved + 2 * units + u, lanes), h_n = load(r.saved + 3 * units + u, lanes);
+  static void back(const BackRow r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector z = load(r.saved + u, lanes), s = load(r.saved + units.all + u, lanes),
+                   n = load(r.saved + 2 * units.all + u, lanes), h_n = load(r.saved + 3 * units.all + u, lanes);
       const vector dn = mix_back<DROPS, KEEPS>(r, z, n, u, lanes);
       const vector ds = drop<DROPS>(dn * h_n, r.mask[1], u, lanes);
-      store(r.dz + units + u, ds * s * (1 - s), lanes);
-      store(r.dz + 2 * units + u, dn, lanes);
-      store(r.dz + 3 * units + u, dn * drop<DROPS>(s, r.mask[1], u, lanes), lanes);
+      store(r.dz + units.all + u, ds * s * (1 - s), lanes);
+      store(r.dz + 2 * units.all + u, dn, lanes);
+      store(r.dz + 3 * units.all + u, dn * drop<DROPS>(s, r.mask[1], u, lanes), lanes);
     });
   }
 };
@@ -155,44 +162,45 @@ template <bool DROPS, bool KEEPS> struct Gru {
 // then `step`; and after `back` the product with the transpose, then `back_reset`.
 template <bool DROPS, bool KEEPS> struct GruResetBefore {
   static constexpr int GATES = 3, SAVED = 3;
+  static constexpr int FORWARD_PHASES = 2, BACKWARD_PHASES = 3;
   static constexpr bool RESETS_BEFORE = true;
 
-  static void gate(const Row r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      store(r.saved + units + u, sigmoid(r.part(1, units, u, lanes)), lanes);
+  static void gate(const Row r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      store(r.saved + units.all + u, sigmoid(r.part(1, units.all, u, lanes)), lanes);
     });
   }
 
   // h as n reads it, times r.
-  static void reset(float *h, const float *s, const float *mask, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
+  static void reset(float *h, const float *s, const float *mask, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
       store(h + u, load(h + u, lanes) * drop<DROPS>(load(s + u, lanes), mask, u, lanes), lanes);
     });
   }
 
-  static void step(const Row r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector z = sigmoid(r.part(0, units, u, lanes)), n = tanh(r.part(2, units, u, lanes));
+  static void step(const Row r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector z = sigmoid(r.part(0, units.all, u, lanes)), n = tanh(r.part(2, units.all, u, lanes));
       store(r.saved + u, z, lanes);
-      store(r.saved + 2 * units + u, n, lanes);
+      store(r.saved + 2 * units.all + u, n, lanes);
       mix<DROPS, KEEPS>(r, z, n, u, lanes);
     });
   }
 
-  static void back(const BackRow r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector z = load(r.saved + u, lanes), n = load(r.saved + 2 * units + u, lanes);
-      store(r.dz + 2 * units + u, mix_back<DROPS, KEEPS>(r, z, n, u, lanes), lanes);
+  static void back(const BackRow r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector z = load(r.saved + u, lanes), n = load(r.saved + 2 * units.all + u, lanes);
+      store(r.dz + 2 * units.all + u, mix_back<DROPS, KEEPS>(r, z, n, u, lanes), lanes);
     });
   }
 
   // `d` is the gradient of r * h, and h_mask a row of what h is multiplied by before.
-  static void back_reset(const BackRow r, const float *d, const float *h_mask, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector s = load(r.saved + units + u, lanes),
+  static void back_reset(const BackRow r, const float *d, const float *h_mask, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector s = load(r.saved + units.all + u, lanes),
                    dh = load(d + u, lanes) * load(h_mask + u, lanes);
       const vector ds = drop<DROPS>(dh * load(r.h + u, lanes), r.mask[1], u, lanes);
-      store(r.dz + units + u, ds * s * (1 - s), lanes);
+      store(r.dz + units.all + u, ds * s * (1 - s), lanes);
       store(r.dh + u, load(r.dh + u, lanes) + dh * drop<DROPS>(s, r.mask[1], u, lanes), lanes);
     });
   }
@@ -200,11 +208,12 @@ template <bool DROPS, bool KEEPS> struct GruResetBefore {
 
 template <bool DROPS, bool KEEPS> struct SimpleRnn {
   static constexpr int GATES = 1, SAVED = 1;
+  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
-  static void step(const Row r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
-      const vector n = tanh(r.part(0, units, u, lanes));
+  static void step(const Row r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+      const vector n = tanh(r.part(0, units.all, u, lanes));
       store(r.saved + u, n, lanes);
       const vector dropped = drop<DROPS>(n, r.mask[STATE], u, lanes);
       if constexpr (KEEPS)
@@ -214,8 +223,8 @@ template <bool DROPS, bool KEEPS> struct SimpleRnn {
     });
   }
 
-  static void back(const BackRow r, int64_t units) {
-    each_unit(units, [&](int64_t u, auto lanes) {
+  static void back(const BackRow r, Units units) {
+    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
       const vector n = load(r.saved + u, lanes);
       vector kept = {}, dh = state_back<DROPS, KEEPS>(r, kept, u, lanes);
       store(r.dz + u, dh * (1 - n * n), lanes);

@@ -1,29 +1,31 @@
-// C = A P, where P is a matrix packed into panels of columns: [panel][row][WIDE * LANES], the last
-// panel of each gate as narrow as it can be. Each gate starts a panel of its own, so that gates can
-// read different A.
+// C = A P, where P is a matrix packed into panels of columns: [panel][row][vectors * LANES]. Each gate
+// starts a panel of its own, so that gates can read different A; so does each part of the columns, so
+// that threads can share them.
 #pragma once
 #include "vector.h"
 
 namespace {
 
-inline int64_t padded(int64_t units) { return (units + LANES - 1) / LANES * LANES; }
+inline int64_t vectors(int64_t columns) { return (columns + LANES - 1) / LANES; }
+inline int64_t padded(int64_t columns) { return vectors(columns) * LANES; }
 
-inline int64_t packed_size(int64_t rows, int64_t gates, int64_t columns) {
-  return rows * gates * padded(columns);
+struct Columns {
+  int64_t begin, end;
+  int64_t count() const { return end - begin; }
+};
+
+// The index-th of `parts` shares of columns, cut between vectors.
+inline Columns cut(int64_t columns, int64_t index, int64_t parts) {
+  const int64_t all = vectors(columns);
+  return {index * all / parts * LANES, std::min(columns, (index + 1) * all / parts * LANES)};
 }
 
-// `matrix` has rows of `row_size` floats, of which the first gates * columns are packed.
-inline void pack(const float *matrix, int64_t row_size, int64_t rows, int64_t gates, int64_t columns,
-                 float *packed) {
-  for (int64_t gate = 0; gate < gates; gate++)
-    for (int64_t first = 0; first < columns; first += WIDE * LANES) {
-      const int64_t real = std::min<int64_t>(WIDE * LANES, columns - first), width = padded(real);
-      for (int64_t row = 0; row < rows; row++, packed += width) {
-        const float *from = matrix + row * row_size + gate * columns + first;
-        std::copy(from, from + real, packed);
-        std::fill(packed + real, packed + width, 0.0f);
-      }
-    }
+inline int64_t panels(Columns columns) { return (vectors(columns.count()) + WIDE - 1) / WIDE; }
+
+// The index-th panel, as wide as the others as far as can be.
+inline Columns panel(Columns columns, int64_t index) {
+  const Columns found = cut(columns.count(), index, panels(columns));
+  return {columns.begin + found.begin, columns.begin + padded(found.end)};
 }
 
 // A [rows][depth] with its strides: `row` apart lie the rows, `step` the elements of one.
@@ -31,6 +33,40 @@ struct Matrix {
   const float *at;
   int64_t row, step;
 };
+
+// Copies rows and columns, in blocks that keep both sides in whole cache lines.
+inline void transfer(int64_t rows, int64_t columns, Matrix from, float *to, int64_t to_row,
+                     int64_t to_step) {
+  if (from.step == 1 && to_step == 1) {
+    for (int64_t m = 0; m < rows; m++)
+      std::copy_n(from.at + m * from.row, columns, to + m * to_row);
+    return;
+  }
+  constexpr int64_t BLOCK = 16;
+  for (int64_t m0 = 0; m0 < rows; m0 += BLOCK)
+    for (int64_t n0 = 0; n0 < columns; n0 += BLOCK)
+      for (int64_t n = n0; n < std::min(n0 + BLOCK, columns); n++)
+        for (int64_t m = m0; m < std::min(m0 + BLOCK, rows); m++)
+          to[m * to_row + n * to_step] = from.at[m * from.row + n * from.step];
+}
+
+// Packs rows `begin` to `end` of `matrix`, of gates * columns columns, into parts; they are `first_row`
+// and those after it of the `all_rows` of the packed one.
+inline void pack(Matrix matrix, int64_t begin, int64_t end, int64_t gates, int64_t columns,
+                 int64_t parts, float *packed, int64_t first_row, int64_t all_rows) {
+  for (int64_t part = 0; part < parts; part++)
+    for (int64_t gate = 0; gate < gates; gate++)
+      for (int64_t n = 0; n < panels(cut(columns, part, parts)); n++) {
+        const auto [first, last] = panel(cut(columns, part, parts), n);
+        const int64_t width = last - first, real = std::min(width, columns - first);
+        float *to = packed + (first_row + begin) * width;
+        const float *from = matrix.at + begin * matrix.row + (gate * columns + first) * matrix.step;
+        transfer(end - begin, real, {from, matrix.row, matrix.step}, to, width, 1);
+        for (int64_t m = 0; m < end - begin; m++)
+          std::fill(to + m * width + real, to + (m + 1) * width, 0.0f);
+        packed += all_rows * width;
+      }
+}
 
 // `ahead` is fetched into the second-level cache on the way, in steps of `pace`: a matrix that fits
 // nowhere nearer comes in while the product before it is computed.
@@ -73,20 +109,24 @@ inline void tiles(int64_t rows, int64_t depth, Matrix a, const float *panel, flo
 }
 
 // c [rows][columns, padded] = (or +=, with add) a [rows][depth] times `depth` rows, from `first_row`
-// on, of one gate of a matrix that was packed with `all_rows`; c and packed are aligned.
-inline void multiply(int64_t rows, int64_t depth, int64_t columns, Matrix a, const float *packed,
-                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool add) {
-  for (int64_t first = 0; first < columns; first += WIDE * LANES) {
-    const int64_t width = padded(std::min<int64_t>(WIDE * LANES, columns - first));
-    const float *panel = packed + first_row * width, *next = panel + all_rows * width;
+// on, of some columns of a matrix that was packed with `all_rows`; c and packed are aligned. `turned`
+// goes from the last panel to the first: after a product that went the other way, the panels used last
+// are still in the cache.
+inline void multiply(int64_t rows, int64_t depth, Columns columns, Matrix a, const float *packed,
+                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool add,
+                     bool turned) {
+  for (int64_t count = panels(columns), n = 0; n < count; n++) {
+    const auto [first, last] = panel(columns, turned ? count - 1 - n : n);
+    const int64_t width = last - first;
+    const float *from = packed + all_rows * (first - columns.begin) + first_row * width;
+    const float *next = from + (turned ? -1 : 1) * all_rows * width;
     switch (width / LANES) {
-      case 1: tiles<1>(rows, depth, a, panel, c + first, c_row, add, next); break;
-      case 2: tiles<2>(rows, depth, a, panel, c + first, c_row, add, next); break;
+      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, add, next); break;
+      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, add, next); break;
 #if defined(__AVX512F__)
-      case 3: tiles<3>(rows, depth, a, panel, c + first, c_row, add, next); break;
+      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, add, next); break;
 #endif
     }
-    packed += all_rows * width;
   }
 }
 

@@ -57,10 +57,16 @@ template <class Part> static void spread(int64_t parts, uintptr_t parallel_for, 
     run(0, parts, &part);
 }
 
-using Place = std::tuple<uintptr_t, int64_t, int64_t>;  // address, stride of time, of batch
+// Address; strides, of time and batch for rows, else of rows and columns.
+using Place = std::tuple<uintptr_t, int64_t, int64_t>;
 
 // The same for a mask; and what its bytes are multiplied by, 0 where it has floats.
 using MaskPlace = std::tuple<uintptr_t, int64_t, int64_t, float>;
+
+template <class Number> static Strided<Number> strided(const Place &place) {
+  const auto [address, row, column] = place;
+  return {reinterpret_cast<Number *>(address), row, column};
+}
 
 static Rows rows(const Place &place) {
   return {reinterpret_cast<float *>(std::get<0>(place)), std::get<1>(place), std::get<2>(place)};
@@ -73,13 +79,28 @@ static Mask mask(const MaskPlace &place) {
 
 template <class T> static T *at(uintptr_t address) { return reinterpret_cast<T *>(address); }
 
+struct Aligned {
+  void operator()(float *p) const { ::operator delete[](p, std::align_val_t(64)); }
+};
+using Floats = std::unique_ptr<float[], Aligned>;
+
+static Floats floats(int64_t size) { return Floats(new (std::align_val_t(64)) float[size]); }
+
+// Whether threads share units rather than samples. A thread that has samples reads all weights at each
+// step. Up to a MiB they stay in its core's own cache; larger ones take longer on their way than few
+// samples take to compute, fewer than 16 as measured, while a part of them might have stayed.
+static bool shares_units(const Layer &l, int64_t packed_size, int64_t threads) {
+  const double mebibytes = packed_size / 262144.0, samples = double(l.batch) / threads;
+  return threads > 1 && samples < std::min(16.0, 8 * (mebibytes - 1));
+}
+
 static void run(const std::string &isa, bool backward, int cell, int64_t timesteps, int64_t batch,
                 int64_t features, int64_t units, bool reverse, uintptr_t running, const Place &x,
                 const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
-                const std::vector<MaskPlace> &slots, uintptr_t kernel, uintptr_t recurrent,
+                const std::vector<MaskPlace> &slots, const Place &kernel, const Place &recurrent,
                 uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t saved,
                 const Place &dh, uintptr_t dh0, uintptr_t dc0, uintptr_t dz, const Place &dx,
-                uintptr_t dkernel, uintptr_t drecurrent, uintptr_t dbias, int64_t threads,
+                const Place &dkernel, const Place &drecurrent, uintptr_t dbias, int64_t threads,
                 uintptr_t parallel_for) {
   const Kernels *kernels = named(isa);
   Layer layer{};
@@ -90,29 +111,37 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   for (size_t k = 0; k < x_masks.size(); k++) layer.x_mask[k] = mask(x_masks[k]);
   for (size_t k = 0; k < h_masks.size(); k++) layer.h_mask[k] = mask(h_masks[k]);
   for (size_t s = 0; s < SLOTS; s++) layer.slots[s] = mask(slots.at(s));
-  layer.kernel = at<const float>(kernel), layer.recurrent = at<const float>(recurrent);
+  layer.kernel = strided<const float>(kernel), layer.recurrent = strided<const float>(recurrent);
   layer.bias = at<const float>(bias);
   layer.h0 = at<const float>(h0), layer.c0 = at<const float>(c0);
   layer.h = at<float>(h), layer.c = at<float>(c), layer.saved = at<float>(saved);
   layer.dh = rows(dh), layer.dh0 = at<float>(dh0), layer.dc0 = at<float>(dc0);
   layer.dz = at<float>(dz), layer.dx = rows(dx);
-  layer.dkernel = at<float>(dkernel), layer.drecurrent = at<float>(drecurrent);
+  layer.dkernel = strided<float>(dkernel), layer.drecurrent = strided<float>(drecurrent);
   layer.dbias = at<float>(dbias);
 
   nb::gil_scoped_release released;
-  struct Aligned {
-    void operator()(float *p) const { ::operator delete[](p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<float[], Aligned> packed(
-      new (std::align_val_t(64)) float[kernels->packed_size(layer)]);
-  kernels->pack(layer, backward, packed.get());
+  const int64_t packed_size = kernels->packed_size(layer);
+  const bool of_units = shares_units(layer, packed_size, threads);
+  const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / 16 : batch, 1));
+  const int64_t samples = of_units ? batch : (batch + parts - 1) / parts;
+  const int64_t room = kernels->workspace_size(layer, samples);
+  const Floats packed = floats(packed_size), workspace = floats(parts * room);
+  spread(threads, parallel_for, [&](int64_t index) {
+    kernels->pack(layer, backward, of_units ? parts : 1, packed.get(), index, threads);
+  });
 
-  auto all_shares = [&](Pass pass, int64_t parts) {
-    spread(parts, parallel_for,
-           [&](int64_t part) { pass(layer, packed.get(), part, parts); });
-  };
-  all_shares(backward ? kernels->backward : kernels->forward, std::min(threads, batch));
-  if (backward) all_shares(kernels->gradient, threads);
+  const Pass pass = backward ? kernels->backward : kernels->forward;
+  const int64_t phases = kernels->phases(layer, backward), at_once = of_units ? 1 : phases;
+  for (int64_t phase = 0; phase < phases; phase += at_once)
+    spread(parts, parallel_for, [&](int64_t index) {
+      pass(layer, packed.get(), {index, parts, of_units}, phase, phase + at_once,
+           workspace.get() + index * room);
+    });
+  if (backward)
+    spread(threads, parallel_for, [&](int64_t index) {
+      kernels->gradient(layer, packed.get(), {index, threads, true}, 0, 1, nullptr);
+    });
 }
 
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

@@ -18,6 +18,12 @@ struct Rows {
   int64_t time, batch;
 };
 
+// A matrix: rows `row` apart, the numbers of one `column` apart; quick if one of them is 1.
+template <class Number> struct Strided {
+  Number *at;
+  int64_t row, column;
+};
+
 // Rows of factors. Noise that is drawn for every step takes a byte a number: it keeps, and multiplies
 // by `scale`, where that is 1, and drops where it is 0.
 struct Mask {
@@ -39,8 +45,7 @@ struct Layer {
   int64_t x_masks, h_masks;   // how many of the next two: 0 none, 1 for all gates, G one a gate
   Mask x_mask[4], h_mask[4];  // of F, of H: on x before W, and on h before U
   Mask slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h
-  const float *kernel;        // forward: W [F][G*H]; backward: its transpose [G*H][F]
-  const float *recurrent;     // forward: U [H][G*H]; backward: its transpose [G*H][H]
+  Strided<const float> kernel, recurrent;  // W [F][G*H], U [H][G*H]
   const float *bias;          // [S*H], for GRU that of the n of h last; forward only
   const float *h0, *c0;       // [B][H] states before the first step; c is LSTM's
 
@@ -51,8 +56,8 @@ struct Layer {
   float *dh0, *dc0;         // [B][H] in: gradient of the last states; out: of the first
   float *dz;                // [T][B][S*H] gradient before the gates' activations; 0 in padding
   Rows dx;                  // of F; written at all steps, if not null
-  float *dkernel;           // [F][G*H] these three by `gradient`, which needs dz
-  float *drecurrent;        // [H][G*H]
+  Strided<float> dkernel;   // [F][G*H] these three by `gradient`, which needs dz
+  Strided<float> drecurrent;  // [H][G*H]
   float *dbias;             // [S*H]
 };
 
@@ -64,15 +69,27 @@ struct Counters {
   int64_t step_count, gate_count, width;    // `width` words a row
 };
 
-// Runs the part-th of `parts` shares, which are independent of each other: of the samples in forward
-// and backward, of the columns of the weights in gradient. `packed` holds kernel, then recurrent.
-using Pass = void (*)(const Layer &, const float *packed, int64_t part, int64_t parts);
+// The index-th of `count` shares of a layer: some of its samples, or some of its units.
+struct Part {
+  int64_t index, count;
+  bool of_units;
+};
+
+// Runs phases `begin` to `end` of a part. Parts of samples never wait for each other; those of units
+// must all have done a phase before any of them begins the next. `gradient` has one phase, and its
+// parts are columns of the weights. `packed` and `workspace` are aligned to 64 bytes.
+using Pass = void (*)(const Layer &, const float *packed, Part, int64_t begin, int64_t end,
+                      float *workspace);
 
 struct Kernels {
   const char *name;
   Pass forward, backward, gradient;
+  int64_t (*phases)(const Layer &, bool backward);
+  int64_t (*workspace_size)(const Layer &, int64_t samples);  // floats that a part with these needs
   int64_t (*packed_size)(const Layer &);
-  void (*pack)(const Layer &, bool backward, float *packed);
+  // Kernel and recurrent as a pass wants them that is split into parts of units, or 1; the index-th of
+  // `count` shares of the work.
+  void (*pack)(const Layer &, bool backward, int64_t parts, float *packed, int64_t index, int64_t count);
   // Random words, and whether each is at least `threshold`: rows [samples][steps][gates] of `width`,
   // from row `begin` to `end`. See philox.h.
   void (*words)(const Counters &, int64_t begin, int64_t end, uint32_t *out);

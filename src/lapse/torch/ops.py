@@ -140,7 +140,7 @@ def layer_backward(
         x,
         (x_mask, h_mask, *slots),
         scales,
-        {"kernel": kernel.t(), "recurrent": recurrent_kernel.t(), "h0": h0, "c0": c0}
+        {"kernel": kernel, "recurrent": recurrent_kernel, "h0": h0, "c0": c0}
         | {"h": h, "c": c, "saved": saved, "running": running},
         {"dkernel": dkernel, "drecurrent": drecurrent, "dbias": dbias, "dh0": dh0, "dc0": dc0}
         | {"dz": saved.new_empty(saved.shape)},
@@ -170,8 +170,8 @@ def _empty_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         x.new_empty(x.shape if of_x else 0),
-        x.new_empty(kernel.shape),
-        x.new_empty(recurrent_kernel.shape),
+        torch.empty_like(kernel),
+        torch.empty_like(recurrent_kernel),
         x.new_empty(saved.shape[2]),
         x.new_empty(h0.shape),
         x.new_empty(h0.shape if cell == "LSTM" else 0),

@@ -93,8 +93,14 @@ def run(
         scales: what the bytes of each of them are multiplied by.
         given, made: what is read and written, by the names in `csrc/recurrent.h`.
     """
-    dense = {name: t.contiguous() for name, t in given.items() if t is not None} | made
-    names = ("bias", "c0", "c", "dh0", "dc0", "dz", "dkernel", "drecurrent", "dbias", "running")
+    matrices = {name: given[name] for name in ("kernel", "recurrent")}
+    matrices |= {name: made.get(name) for name in ("dkernel", "drecurrent")}
+    dense = {
+        name: t.contiguous()
+        for name, t in (given | made).items()
+        if t is not None and name not in matrices
+    }
+    names = ("bias", "c0", "c", "dh0", "dc0", "dz", "dbias", "running")
     x, dh = _side_by_side(x), _side_by_side(dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = pool()
@@ -118,6 +124,7 @@ def run(
         x_masks=_by_gate(masks[0], of_x),
         h_masks=_by_gate(masks[1], of_h),
         slots=slots,
+        **{name: _matrix(t) for name, t in matrices.items()},
         **dict.fromkeys(names, 0) | addresses,
     )
 
@@ -133,6 +140,11 @@ def _place(rows: Tensor | None) -> tuple[int, int, int]:
         return 0, 0, 0
     batch, time = (0 if rows.shape[n] == 1 else rows.stride(n) for n in (0, 1))
     return rows.data_ptr(), time, batch
+
+
+def _matrix(matrix: Tensor | None) -> tuple[int, int, int]:
+    """Address, stride of rows and stride of columns."""
+    return (0, 0, 0) if matrix is None else (matrix.data_ptr(), *matrix.stride())
 
 
 def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, float]:
