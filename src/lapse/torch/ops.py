@@ -117,6 +117,7 @@ def layer_backward(
     dlast_c: Tensor | None,
     dh: Tensor | None,
     of_x: bool,
+    columns_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x (empty unless `of_x`), kernel, recurrent_kernel, bias, h0 and c0.
 
@@ -124,10 +125,14 @@ def layer_backward(
         h, c, saved: what `layer` returned; all before are what it was given.
         dlast_h, dlast_c: (batch, units), of the last states; None where there is none.
         dh: (timesteps, batch, units), of all h.
+        columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's weights
+            lie in memory, for the two kernels.
     """
     dx, dkernel, drecurrent, dbias, dh0, dc0 = found = _empty_gradients(
-        cell, x, kernel, recurrent_kernel, h0, saved, of_x
+        cell, x, kernel, recurrent_kernel, h0, saved, of_x, columns_first
     )
+    if columns_first:
+        dkernel, drecurrent = dkernel.t(), drecurrent.t()
     for gradient, last in ((dh0, dlast_h), (dc0, dlast_c)):
         if last is None:
             gradient.zero_()
@@ -155,8 +160,9 @@ def _(
     cell: str, reset_after: bool, reverse: bool, x: Tensor, kernel: Tensor, recurrent: Tensor,
     h0: Tensor, c0: Any, running: Any, x_mask: Any, h_mask: Any, slots: Any, scales: Any,
     h: Any, c: Any, saved: Tensor, dlast_h: Any, dlast_c: Any, dh: Any, of_x: bool,
+    columns_first: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return _empty_gradients(cell, x, kernel, recurrent, h0, saved, of_x)
+    return _empty_gradients(cell, x, kernel, recurrent, h0, saved, of_x, columns_first)
 
 
 def _empty_gradients(
@@ -167,11 +173,13 @@ def _empty_gradients(
     h0: Tensor,
     saved: Tensor,
     of_x: bool,
+    columns_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    order = slice(None, None, -1 if columns_first else 1)
     return (
         x.new_empty(x.shape if of_x else 0),
-        torch.empty_like(kernel),
-        torch.empty_like(recurrent_kernel),
+        x.new_empty(kernel.shape[order]),
+        x.new_empty(recurrent_kernel.shape[order]),
         x.new_empty(saved.shape[2]),
         x.new_empty(h0.shape),
         x.new_empty(h0.shape if cell == "LSTM" else 0),
@@ -200,10 +208,14 @@ def _backward(
         outputs = plain.layer(cell, reset_after, reverse, *leaves, running, by_slot)
         gradients = _differentiable(outputs, (dlast_h, dlast_c, dh), leaves, wanted)
     else:
-        found = layer_backward(
+        columns_first = recurrent.stride(0) == 1
+        dx, *dkernels, dbias, dh0, dc0 = layer_backward(
             *ctx.flags, x, kernel, recurrent, h0, c0, running, x_mask, h_mask, slots, ctx.scales,
-            h, c, saved, dlast_h, dlast_c, dh, wanted[0],
+            h, c, saved, dlast_h, dlast_c, dh, wanted[0], columns_first,
         )  # fmt: skip
+        if columns_first:
+            dkernels = [dkernel.t() for dkernel in dkernels]
+        found = dx, *dkernels, dbias, dh0, dc0
         gradients = tuple(g if want else None for g, want in zip(found, wanted, strict=True))
     return None, None, None, *gradients, None, None, None, None, None
 
