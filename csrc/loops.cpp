@@ -1,6 +1,5 @@
 // The loop over time, compiled once for each instruction set; LAPSE_ISA names this one.
 #include <algorithm>
-#include <new>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -12,16 +11,6 @@
 
 namespace lapse {
 namespace {
-
-// Zeroed floats, aligned for whole vectors.
-struct Scratch {
-  explicit Scratch(int64_t size)
-      : at(new (std::align_val_t(64)) float[size + LANES]()) {}
-  ~Scratch() { ::operator delete[](at, std::align_val_t(64)); }
-  Scratch(const Scratch &) = delete;
-  operator float *() const { return at; }
-  float *const at;
-};
 
 // Deals out a workspace, aligned for whole vectors; from none it only counts.
 struct Room {
@@ -222,6 +211,11 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
   }
 }
 
+// Gradients before the gates' activations, of the n-th step back.
+float *gradients(const Layer &l, int64_t n, int64_t b, int64_t parts) {
+  return l.dz + (n % l.dz_steps * l.batch + b) * parts * l.units;
+}
+
 template <class Cell> struct BackwardRoom {
   float *ones, *dz, *back, *mask;
   BackwardRoom(const Layer &l, int64_t samples, Room &room)
@@ -252,7 +246,7 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
     share.at(t);
     const int64_t real = share.real.size();
     const float *h = before(l.h0, l.h, t, l), *c = before(l.c0, l.c, t, l);
-    auto dz_row = [&](int64_t b) { return l.dz + (t * l.batch + b) * S * H; };
+    auto dz_row = [&](int64_t b) { return gradients(l, phase / PHASES, b, S); };
     auto unit_row = [&](int64_t j) {
       const int64_t b = share.real[j];
       BackRow r{h + b * H,
@@ -342,8 +336,10 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
 // would all want the same few places in the cache.
 int64_t apart_in_cache(int64_t n) { return (vectors(n) | 1) * LANES; }
 
+constexpr int64_t WIDTH = WIDE * LANES, BLOCK = 128;  // columns of a panel, rows of one product
+
 // Some columns of a gate: their gradients so far, and what those before the activations are in a block
-// of steps, for W and for U; the same but for the n of a GRU.
+// of rows, for W and for U; the same but for the n of a GRU.
 struct Panel {
   int gate;
   Columns columns;
@@ -351,75 +347,90 @@ struct Panel {
   float *dz_x, *dz_h;
 };
 
-// The gradients of the weights: products of all steps' rows, some hundred at a time. A share has panels
-// of columns that lie side by side.
-template <class Cell>
-void gradient(const Layer &l, const float *, Part part, int64_t, int64_t, float *) {
-  constexpr int G = Cell::GATES, S = Cell::SAVED;
-  constexpr int64_t WIDTH = WIDE * LANES, BLOCK = 128;
-  const int64_t F = l.features, H = l.units, panels = (H + WIDTH - 1) / WIDTH;
-  const int64_t x_row = apart_in_cache(F), h_row = apart_in_cache(H);
-  const int64_t begin = part.index * G * panels / part.count;
-  const int64_t end = (part.index + 1) * G * panels / part.count;
-  const bool apart = l.x_masks > 1 || l.h_masks > 1 || Cell::RESETS_BEFORE;
-  Scratch x_read(BLOCK * x_row), h_read(BLOCK * h_row), room(std::max(F, H)), ones(H), bias(S * H);
-  Scratch dz((end - begin) * 2 * BLOCK * WIDTH), sums((end - begin) * (F + H) * WIDTH);
-  std::fill(ones.at, ones.at + H, 1.0f);
+template <class Cell> struct GradientRoom {
+  float *x, *h, *mask, *ones, *bias;
+  std::vector<Panel> panels;
 
-  std::vector<Panel> mine;
-  for (int64_t n = begin; n < end; n++) {
-    const int gate = n / panels;
-    const int64_t first = n % panels * WIDTH;
-    float *sum = sums + (n - begin) * (F + H) * WIDTH, *room_z = dz + (n - begin) * 2 * BLOCK * WIDTH;
-    const bool two = part_of<Cell>(gate, true) != part_of<Cell>(gate, false);
-    mine.push_back({gate, {first, std::min(first + WIDTH, H)}, sum, sum + F * WIDTH, room_z,
-                    two ? room_z + BLOCK * WIDTH : room_z});
+  GradientRoom(const Layer &l, Part part, Room &room)
+      : x(room.take(BLOCK * apart_in_cache(l.features))),
+        h(room.take(BLOCK * apart_in_cache(l.units))),
+        mask(room.take(std::max(l.features, l.units))),
+        ones(room.take(l.units)),
+        bias(room.take(Cell::SAVED * l.units)) {
+    const int64_t each = (l.units + WIDTH - 1) / WIDTH, all = Cell::GATES * each;
+    for (int64_t n = part.index * all / part.count; n < (part.index + 1) * all / part.count; n++) {
+      const int gate = n / each;
+      const int64_t first = n % each * WIDTH;
+      const bool two = part_of<Cell>(gate, true) != part_of<Cell>(gate, false);
+      float *dz_x = room.take(BLOCK * WIDTH), *dz_h = two ? room.take(BLOCK * WIDTH) : dz_x;
+      panels.push_back({gate, {first, std::min(first + WIDTH, l.units)}, room.take(l.features * WIDTH),
+                        room.take(l.units * WIDTH), dz_x, dz_h});
+    }
   }
-  int64_t at[BLOCK][2];
-  for (int64_t next = 0, all = l.timesteps * l.batch; next < all;) {
+};
+
+// The gradients of the weights: products of the rows of steps, BLOCK at most at a time. A part has
+// panels of columns that lie side by side.
+template <class Cell>
+void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t end, float *workspace) {
+  constexpr int G = Cell::GATES, S = Cell::SAVED;
+  const int64_t F = l.features, H = l.units, x_row = apart_in_cache(F), h_row = apart_in_cache(H);
+  const bool apart = l.x_masks > 1 || l.h_masks > 1 || Cell::RESETS_BEFORE;
+  Room whole{workspace};
+  const GradientRoom<Cell> room(l, part, whole);
+  if (begin == 0) {
+    std::fill_n(workspace, whole.taken, 0.0f);
+    std::fill_n(room.ones, H, 1.0f);
+  }
+
+  struct {
+    int64_t n, t, b;
+  } at[BLOCK];
+  for (int64_t next = begin * l.batch; next < end * l.batch;) {
     int64_t rows = 0;
-    for (; next < all && rows < BLOCK; next++) {
-      const int64_t t = next / l.batch, b = next % l.batch;
-      if (!l.running || l.running[b * l.timesteps + t]) at[rows][0] = t, at[rows][1] = b, rows++;
+    for (; next < end * l.batch && rows < BLOCK; next++) {
+      const int64_t n = next / l.batch, b = next % l.batch, t = step_of(l, l.timesteps - 1 - n);
+      if (!l.running || l.running[b * l.timesteps + t]) at[rows++] = {n, t, b};
     }
     // Row by row: along a column, each step would be in another page of memory.
-    for (int64_t n = 0; n < rows; n++) {
-      const float *of_step = l.dz + (at[n][0] * l.batch + at[n][1]) * S * H;
+    for (int64_t j = 0; j < rows; j++) {
+      const float *of_row = gradients(l, at[j].n, at[j].b, S);
       auto take = [&](const Panel &p, int slot, float *to) {
         const int64_t count = p.columns.count();
-        const float *from = of_step + slot * H + p.columns.begin;
-        float *total = bias + slot * H + p.columns.begin;
-        std::copy_n(from, count, to + n * padded(count));
+        const float *from = of_row + slot * H + p.columns.begin;
+        float *total = room.bias + slot * H + p.columns.begin;
+        std::copy_n(from, count, to + j * padded(count));
         for (int64_t u = 0; u < count; u++) total[u] += from[u];
       };
-      for (const Panel &p : mine) {
+      for (const Panel &p : room.panels) {
         take(p, part_of<Cell>(p.gate, false), p.dz_x);
         if (p.dz_h != p.dz_x) take(p, part_of<Cell>(p.gate, true), p.dz_h);
       }
     }
-    int there = -1;  // the gate whose rows are in x_read and h_read
-    for (const Panel &p : mine) {
+    int there = -1;  // the gate whose rows are in room.x and room.h
+    for (const Panel &p : room.panels) {
       if (there < 0 || (apart && there != p.gate)) {
         there = p.gate;
-        for (int64_t n = 0; n < rows; n++) {
-          const int64_t t = at[n][0], b = at[n][1];
+        for (int64_t j = 0; j < rows; j++) {
+          const auto [n, t, b] = at[j];
           const Mask &x_mask = of_gate(l.x_mask, l.x_masks, there);
           const Mask &h_mask = of_gate(l.h_mask, l.h_masks, there);
           const float *h = before(l.h0, l.h, t, l) + b * H;
-          read(x_read + n * x_row, row(l.x, t, b), factors(x_mask, t, b, {0, F}, room), F);
-          read(h_read + n * h_row, h, factors(h_mask, t, b, {0, H}, room), H);
+          read(room.x + j * x_row, row(l.x, t, b), factors(x_mask, t, b, {0, F}, room.mask), F);
+          read(room.h + j * h_row, h, factors(h_mask, t, b, {0, H}, room.mask), H);
           if constexpr (Cell::RESETS_BEFORE)
             if (there == G - 1)
-              Cell::reset(h_read + n * h_row, l.saved + ((t * l.batch + b) * S + 1) * H,
-                          factors(l.slots[1], t, b, {0, H}, room, ones), {0, H, H});
+              Cell::reset(room.h + j * h_row, l.saved + ((t * l.batch + b) * S + 1) * H,
+                          factors(l.slots[1], t, b, {0, H}, room.mask, room.ones), {0, H, H});
         }
       }
       const Columns panel{0, p.columns.count()};
-      multiply(F, rows, panel, {x_read, 1, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, true, false);
-      multiply(H, rows, panel, {h_read, 1, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, true, false);
+      multiply(F, rows, panel, {room.x, 1, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, true, false);
+      multiply(H, rows, panel, {room.h, 1, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, true, false);
     }
   }
-  for (const Panel &p : mine) {
+  if (end < l.timesteps) return;
+  for (const Panel &p : room.panels) {
     const auto [first, last] = p.columns;
     auto give = [&](int64_t rows, const float *sum, const Strided<float> &to) {
       transfer(rows, p.columns.count(), {sum, WIDTH, 1}, to.at + (p.gate * H + first) * to.column, to.row,
@@ -429,7 +440,7 @@ void gradient(const Layer &l, const float *, Part part, int64_t, int64_t, float 
     give(H, p.of_h, l.drecurrent);
     for (bool of_h : {false, true}) {
       const int64_t slot = part_of<Cell>(p.gate, of_h) * H;
-      std::copy(bias + slot + first, bias + slot + last, l.dbias + slot + first);
+      std::copy(room.bias + slot + first, room.bias + slot + last, l.dbias + slot + first);
     }
   }
 }
@@ -459,9 +470,7 @@ PASS(backward)
 PASS(gradient)
 
 int64_t phases(const Layer &l, bool backward) {
-  return with_cell(l, [&](auto cell) {
-    return l.timesteps * (backward ? cell.BACKWARD_PHASES : cell.FORWARD_PHASES);
-  });
+  return with_cell(l, [&](auto cell) { return backward ? cell.BACKWARD_PHASES : cell.FORWARD_PHASES; });
 }
 
 int64_t workspace_size(const Layer &l, int64_t samples) {
@@ -471,6 +480,23 @@ int64_t workspace_size(const Layer &l, int64_t samples) {
     BackwardRoom<decltype(cell)>(l, samples, backward);
     return std::max(forward.taken, backward.taken);
   });
+}
+
+int64_t gradient_size(const Layer &l, Part part) {
+  return with_cell(l, [&](auto cell) {
+    Room room{nullptr};
+    GradientRoom<decltype(cell)>(l, part, room);
+    return room.taken;
+  });
+}
+
+// Steps together have the rows of one product.
+int64_t dz_steps(const Layer &l) {
+  return std::clamp<int64_t>(BLOCK / std::max<int64_t>(l.batch, 1), 1, std::max<int64_t>(l.timesteps, 1));
+}
+
+int64_t dz_size(const Layer &l) {
+  return with_cell(l, [&](auto cell) { return dz_steps(l) * l.batch * cell.SAVED * l.units; });
 }
 
 int64_t gates_of(const Layer &l) { return l.cell == LSTM ? 4 : l.cell == SIMPLE_RNN ? 1 : 3; }
@@ -509,7 +535,7 @@ void pack_both(const Layer &l, bool backward, int64_t parts, float *packed, int6
 #define TEXT_OF(isa) TEXT(isa)
 extern const Kernels NAME_OF(LAPSE_ISA);
 const Kernels NAME_OF(LAPSE_ISA) = {
-    TEXT_OF(LAPSE_ISA), forward_any, backward_any, gradient_any, phases, workspace_size,
-    packed_size,        pack_both,   words,        coins,        multiply_adds};
+    TEXT_OF(LAPSE_ISA), forward_any, backward_any, gradient_any, phases, workspace_size, gradient_size,
+    dz_steps,           dz_size,     packed_size,  pack_both,    words,  coins,          multiply_adds};
 
 }  // namespace lapse

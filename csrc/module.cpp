@@ -99,7 +99,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
                 const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
                 const std::vector<MaskPlace> &slots, const Place &kernel, const Place &recurrent,
                 uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t saved,
-                const Place &dh, uintptr_t dh0, uintptr_t dc0, uintptr_t dz, const Place &dx,
+                const Place &dh, uintptr_t dh0, uintptr_t dc0, const Place &dx,
                 const Place &dkernel, const Place &drecurrent, uintptr_t dbias, int64_t threads,
                 uintptr_t parallel_for) {
   const Kernels *kernels = named(isa);
@@ -116,7 +116,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.h0 = at<const float>(h0), layer.c0 = at<const float>(c0);
   layer.h = at<float>(h), layer.c = at<float>(c), layer.saved = at<float>(saved);
   layer.dh = rows(dh), layer.dh0 = at<float>(dh0), layer.dc0 = at<float>(dc0);
-  layer.dz = at<float>(dz), layer.dx = rows(dx);
+  layer.dx = rows(dx);
   layer.dkernel = strided<float>(dkernel), layer.drecurrent = strided<float>(drecurrent);
   layer.dbias = at<float>(dbias);
 
@@ -124,24 +124,34 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   const int64_t packed_size = kernels->packed_size(layer);
   const bool of_units = shares_units(layer, packed_size, threads);
   const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / 16 : batch, 1));
-  const int64_t samples = of_units ? batch : (batch + parts - 1) / parts;
-  const int64_t room = kernels->workspace_size(layer, samples);
+  const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);
   const Floats packed = floats(packed_size), workspace = floats(parts * room);
   spread(threads, parallel_for, [&](int64_t index) {
     kernels->pack(layer, backward, of_units ? parts : 1, packed.get(), index, threads);
   });
+  auto run = [&](Pass pass, int64_t begin, int64_t end) {
+    const int64_t at_once = of_units ? 1 : end - begin;
+    for (int64_t phase = begin; phase < end; phase += at_once)
+      spread(parts, parallel_for, [&](int64_t index) {
+        pass(layer, packed.get(), {index, parts, of_units}, phase, phase + at_once,
+             workspace.get() + index * room);
+      });
+  };
+  const int64_t phases = kernels->phases(layer, backward);
+  if (!backward) return run(kernels->forward, 0, timesteps * phases);
 
-  const Pass pass = backward ? kernels->backward : kernels->forward;
-  const int64_t phases = kernels->phases(layer, backward), at_once = of_units ? 1 : phases;
-  for (int64_t phase = 0; phase < phases; phase += at_once)
-    spread(parts, parallel_for, [&](int64_t index) {
-      pass(layer, packed.get(), {index, parts, of_units}, phase, phase + at_once,
-           workspace.get() + index * room);
-    });
-  if (backward)
+  layer.dz_steps = kernels->dz_steps(layer);
+  const int64_t sums = kernels->gradient_size(layer, {threads - 1, threads, true});
+  const Floats dz = floats(kernels->dz_size(layer)), gradients = floats(threads * sums);
+  layer.dz = dz.get();
+  for (int64_t step = 0; step < timesteps; step += layer.dz_steps) {
+    const int64_t end = std::min(step + layer.dz_steps, timesteps);
+    run(kernels->backward, step * phases, end * phases);
     spread(threads, parallel_for, [&](int64_t index) {
-      kernels->gradient(layer, packed.get(), {index, threads, true}, 0, 1, nullptr);
+      kernels->gradient(layer, nullptr, {index, threads, true}, step, end,
+                        gradients.get() + index * sums);
     });
+  }
 }
 
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -207,6 +217,6 @@ NB_MODULE(_cpu, m) {
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
         "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "saved"_a, "dh"_a, "dh0"_a,
-        "dc0"_a, "dz"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
+        "dc0"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
         "parallel_for"_a);
 }

@@ -54,11 +54,12 @@ struct Layer {
 
   Rows dh;                  // of H: gradient of h from outside
   float *dh0, *dc0;         // [B][H] in: gradient of the last states; out: of the first
-  float *dz;                // [T][B][S*H] gradient before the gates' activations; 0 in padding
+  float *dz;                // [dz_steps][B][S*H] gradients before the gates' activations: those of
+  int64_t dz_steps;         // the n-th step back stand at n % dz_steps
   Rows dx;                  // of F; written at all steps, if not null
-  Strided<float> dkernel;   // [F][G*H] these three by `gradient`, which needs dz
+  Strided<float> dkernel;     // [F][G*H] these three by `gradient`, which needs dz
   Strided<float> drecurrent;  // [H][G*H]
-  float *dbias;             // [S*H]
+  float *dbias;               // [S*H]
 };
 
 // Where random words are drawn, in the words of src/lapse/masks.py: a row for each sample, step and
@@ -75,17 +76,22 @@ struct Part {
   bool of_units;
 };
 
-// Runs phases `begin` to `end` of a part. Parts of samples never wait for each other; those of units
-// must all have done a phase before any of them begins the next. `gradient` has one phase, and its
-// parts are columns of the weights. `packed` and `workspace` are aligned to 64 bytes.
+// A pass runs a part from `begin` to `end`: forward and backward count phases, some for each step, and
+// gradient the steps back whose dz is there; its parts are columns of the weights. Parts of samples
+// never wait for each other; those of units must all have done a phase before any of them begins the
+// next. `packed` and `workspace` are aligned to 64 bytes; each part keeps a workspace of its own.
 using Pass = void (*)(const Layer &, const float *packed, Part, int64_t begin, int64_t end,
                       float *workspace);
 
 struct Kernels {
   const char *name;
   Pass forward, backward, gradient;
-  int64_t (*phases)(const Layer &, bool backward);
-  int64_t (*workspace_size)(const Layer &, int64_t samples);  // floats that a part with these needs
+  int64_t (*phases)(const Layer &, bool backward);  // of a step
+  // In floats: what forward and backward need for a part with so many samples, and gradient.
+  int64_t (*workspace_size)(const Layer &, int64_t samples);
+  int64_t (*gradient_size)(const Layer &, Part);
+  int64_t (*dz_steps)(const Layer &);  // as many as suit gradient, and the size of dz then
+  int64_t (*dz_size)(const Layer &);
   int64_t (*packed_size)(const Layer &);
   // Kernel and recurrent as a pass wants them that is split into parts of units, or 1; the index-th of
   // `count` shares of the work.

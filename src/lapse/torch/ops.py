@@ -147,8 +147,7 @@ def layer_backward(
         scales,
         {"kernel": kernel, "recurrent": recurrent_kernel, "h0": h0, "c0": c0}
         | {"h": h, "c": c, "saved": saved, "running": running},
-        {"dkernel": dkernel, "drecurrent": drecurrent, "dbias": dbias, "dh0": dh0, "dc0": dc0}
-        | {"dz": saved.new_empty(saved.shape)},
+        {"dkernel": dkernel, "drecurrent": drecurrent, "dbias": dbias, "dh0": dh0, "dc0": dc0},
         dh=None if dh is None else dh.swapaxes(0, 1),
         dx=dx if of_x else None,
     )

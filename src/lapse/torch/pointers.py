@@ -86,7 +86,7 @@ def run(
     dh: Tensor | None = None,
     dx: Tensor | None = None,
 ) -> None:
-    """Calls the kernels; backward where `made` holds dz.
+    """Calls the kernels; backward where `made` holds gradients.
 
     Args:
         masks: of x, of h, and the slots, as `ops.layer` takes them.
@@ -100,7 +100,7 @@ def run(
         for name, t in (given | made).items()
         if t is not None and name not in matrices
     }
-    names = ("bias", "c0", "c", "dh0", "dc0", "dz", "dbias", "running")
+    names = ("bias", "c0", "c", "dh0", "dc0", "dbias", "running")
     x, dh = _side_by_side(x), _side_by_side(dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = pool()
@@ -109,7 +109,7 @@ def run(
     addresses = {name: t.data_ptr() if t.numel() else 0 for name, t in dense.items()}
     extension().run(
         isa=instruction_set(),
-        backward="dz" in made,
+        backward="dh0" in made,
         cell=CELLS.index((cell, reset_after)),
         timesteps=timesteps,
         batch=batch,
