@@ -86,14 +86,6 @@ using Floats = std::unique_ptr<float[], Aligned>;
 
 static Floats floats(int64_t size) { return Floats(new (std::align_val_t(64)) float[size]); }
 
-// Whether threads share units rather than samples. A thread that has samples reads all weights at each
-// step. Up to a MiB they stay in its core's own cache; larger ones take longer on their way than few
-// samples take to compute, fewer than 16 as measured, while a part of them might have stayed.
-static bool shares_units(const Layer &l, int64_t packed_size, int64_t threads) {
-  const double mebibytes = packed_size / 262144.0, samples = double(l.batch) / threads;
-  return threads > 1 && samples < std::min(16.0, 8 * (mebibytes - 1));
-}
-
 static void run(const std::string &isa, bool backward, int cell, int64_t timesteps, int64_t batch,
                 int64_t features, int64_t units, bool reverse, uintptr_t running, const Place &x,
                 const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
@@ -101,7 +93,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
                 uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t saved,
                 const Place &dh, uintptr_t dh0, uintptr_t dc0, const Place &dx,
                 const Place &dkernel, const Place &drecurrent, uintptr_t dbias, int64_t threads,
-                uintptr_t parallel_for) {
+                bool of_units, uintptr_t parallel_for) {
   const Kernels *kernels = named(isa);
   Layer layer{};
   layer.cell = Cell(cell);
@@ -121,11 +113,9 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.dbias = at<float>(dbias);
 
   nb::gil_scoped_release released;
-  const int64_t packed_size = kernels->packed_size(layer);
-  const bool of_units = shares_units(layer, packed_size, threads);
   const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / 16 : batch, 1));
   const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);
-  const Floats packed = floats(packed_size), workspace = floats(parts * room);
+  const Floats packed = floats(kernels->packed_size(layer)), workspace = floats(parts * room);
   spread(threads, parallel_for, [&](int64_t index) {
     kernels->pack(layer, backward, of_units ? parts : 1, packed.get(), index, threads);
   });
@@ -218,5 +208,5 @@ NB_MODULE(_cpu, m) {
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
         "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "saved"_a, "dh"_a, "dh0"_a,
         "dc0"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
-        "parallel_for"_a);
+        "of_units"_a, "parallel_for"_a);
 }

@@ -178,20 +178,47 @@ def test_long_sequences_stay_together(cell: Cell, bias: bool) -> None:
     check(cell, given, masks_of(cell, "h:0.3@BFG", given))
 
 
+@pytest.fixture(params=["samples", "units"])
+def sharing(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What threads share: forced, for sizes as small as these are no reason to share units."""
+    monkeypatch.setattr(pointers, "shares_units", lambda *_: request.param == "units")
+
+
 @CELL
-def test_one_thread_and_two_give_the_same_bits(cell: Cell) -> None:
-    given = problem(cell, batch=9, timesteps=7, units=65)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+@pytest.mark.parametrize("noise", ["", "everything", "h:0.3@BFG"])
+@pytest.mark.parametrize("padding", [None, "holes"], ids=["", "padded"])
+@pytest.mark.parametrize(("batch", "features", "units"), [(9, 3, 65), (1, 33, 39), (3, 1, 100)])
+@pytest.mark.usefixtures("sharing")
+def test_any_number_of_threads_gives_the_same_bits(
+    cell: Cell, noise: str, padding: str | None, batch: int, features: int, units: int
+) -> None:
+    given = problem(cell, batch=batch, timesteps=7, features=features, units=units)
+    text = EVERYTHING[cell.name] if noise == "everything" else noise
+    masks = masks_of(cell, text, given, packed=True)
+    running = None if padding is None else paddings(batch, 7)[padding]
     before = torch.get_num_threads()
-    runs = []
-    for threads in (1, 2, 2, 3):
-        torch.set_num_threads(threads)
-        outputs = results(fused.unroll, cell, given, masks, torch.float32)
-        runs.append(outputs)
-    torch.set_num_threads(before)
+    try:
+        runs = []
+        for threads in (1, 2, 2, 3, 8):
+            torch.set_num_threads(threads)
+            options = {"running": None if running is None else torch.tensor(running)}
+            runs.append(results(fused.unroll, cell, given, masks, torch.float32, **options))
+            check(cell, given, masks, running, reverse=True)
+    finally:
+        torch.set_num_threads(before)
     for other in runs[1:]:
         for one, two in zip(runs[0], other, strict=True):
             assert torch.equal(one, two)
+
+
+def test_what_threads_share() -> None:
+    """Samples, unless there are few of them and the weights are large."""
+    mebibyte = 2**18
+    assert not pointers.shares_units(1, 5 * mebibyte, threads=1)
+    assert not pointers.shares_units(32, 5 * mebibyte, threads=2)
+    assert pointers.shares_units(31, 5 * mebibyte, threads=2)
+    assert not pointers.shares_units(1, mebibyte, threads=8)
+    assert pointers.shares_units(1, mebibyte + mebibyte // 4, threads=2)
 
 
 @CELL

@@ -24,10 +24,10 @@ def from_torch(
     Args:
         concatenate: the arrays' own `concatenate(arrays, axis)`, e.g. `numpy.concatenate`.
     """
-    kernel, recurrent_kernel = weight_ih.T, weight_hh.T
     if cell == "GRU":
-        kernel = _swap_gates(kernel, concatenate)
-        recurrent_kernel = _swap_gates(recurrent_kernel, concatenate)
+        weight_ih = _swap_gates(weight_ih, concatenate)
+        weight_hh = _swap_gates(weight_hh, concatenate)
+    kernel, recurrent_kernel = weight_ih.T, weight_hh.T
     if bias_ih is None:
         return Weights(kernel, recurrent_kernel)
     if cell != "GRU":
@@ -38,21 +38,19 @@ def from_torch(
 
 def to_torch(cell: str, weights: Weights, *, concatenate: Callable) -> tuple[Any, Any, Any, Any]:
     """weight_ih, weight_hh, bias_ih, bias_hh; a single Keras bias goes to bias_ih whole."""
-    kernel, recurrent_kernel, bias = weights
+    weight_ih, weight_hh, bias = weights.kernel.T, weights.recurrent_kernel.T, weights.bias
     if cell == "GRU":
-        kernel = _swap_gates(kernel, concatenate)
-        recurrent_kernel = _swap_gates(recurrent_kernel, concatenate)
+        weight_ih = _swap_gates(weight_ih, concatenate)
+        weight_hh = _swap_gates(weight_hh, concatenate)
     if bias is None:
-        return kernel.T, recurrent_kernel.T, None, None
+        return weight_ih, weight_hh, None, None
     if cell != "GRU":
-        return kernel.T, recurrent_kernel.T, bias, bias * 0
+        return weight_ih, weight_hh, bias, bias * 0
     bias_ih, bias_hh = (_swap_gates(row, concatenate) for row in (bias[0], bias[1]))
-    return kernel.T, recurrent_kernel.T, bias_ih, bias_hh
+    return weight_ih, weight_hh, bias_ih, bias_hh
 
 
 def _swap_gates(value: Any, concatenate: Callable) -> Any:
-    """z r n <-> r z n along the last axis."""
-    units = value.shape[-1] // 3
-    return concatenate(
-        [value[..., units : 2 * units], value[..., :units], value[..., 2 * units :]], -1
-    )
+    """z r n <-> r z n along the first axis."""
+    first, second, third = value.reshape(3, -1, *value.shape[1:])
+    return concatenate([second, first, third], 0)

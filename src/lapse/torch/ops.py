@@ -62,10 +62,10 @@ def layer(
         reset_after,
         reverse,
         x,
+        (kernel, recurrent_kernel),
         (x_mask, h_mask, *slots),
         scales,
-        {"kernel": kernel, "recurrent": recurrent_kernel, "bias": bias, "h0": h0, "c0": c0}
-        | {"running": running},
+        {"bias": bias, "h0": h0, "c0": c0, "running": running},
         {"h": h, "c": c, "saved": saved},
     )
     last = 0 if reverse else -1
@@ -143,13 +143,14 @@ def layer_backward(
         reset_after,
         reverse,
         x,
+        (kernel, recurrent_kernel),
         (x_mask, h_mask, *slots),
         scales,
-        {"kernel": kernel, "recurrent": recurrent_kernel, "h0": h0, "c0": c0}
-        | {"h": h, "c": c, "saved": saved, "running": running},
-        {"dkernel": dkernel, "drecurrent": drecurrent, "dbias": dbias, "dh0": dh0, "dc0": dc0},
+        {"h0": h0, "c0": c0, "h": h, "c": c, "saved": saved, "running": running},
+        {"dbias": dbias, "dh0": dh0, "dc0": dc0},
         dh=None if dh is None else dh.swapaxes(0, 1),
         dx=dx if of_x else None,
+        dkernels=(dkernel, drecurrent),
     )
     return found
 

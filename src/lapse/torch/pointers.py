@@ -79,27 +79,25 @@ def run(
     reset_after: bool,
     reverse: bool,
     x: Tensor,
+    kernels: tuple[Tensor, Tensor],
     masks: Sequence[Tensor | None],
     scales: Sequence[float],
     given: dict[str, Tensor | None],
     made: dict[str, Tensor],
+    *,
     dh: Tensor | None = None,
     dx: Tensor | None = None,
+    dkernels: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> None:
-    """Calls the kernels; backward where `made` holds gradients.
+    """Calls the kernels; backward where there are `dkernels`.
 
     Args:
+        kernels: kernel and recurrent_kernel, with any strides; so are their gradients.
         masks: of x, of h, and the slots, as `ops.layer` takes them.
         scales: what the bytes of each of them are multiplied by.
-        given, made: what is read and written, by the names in `csrc/recurrent.h`.
+        given, made: what else is read and written, by the names in `csrc/recurrent.h`.
     """
-    matrices = {name: given[name] for name in ("kernel", "recurrent")}
-    matrices |= {name: made.get(name) for name in ("dkernel", "drecurrent")}
-    dense = {
-        name: t.contiguous()
-        for name, t in (given | made).items()
-        if t is not None and name not in matrices
-    }
+    dense = {name: t.contiguous() for name, t in given.items() if t is not None} | made
     names = ("bias", "c0", "c", "dh0", "dc0", "dbias", "running")
     x, dh = _side_by_side(x), _side_by_side(dh)
     batch, timesteps, features = x.shape
@@ -109,7 +107,7 @@ def run(
     addresses = {name: t.data_ptr() if t.numel() else 0 for name, t in dense.items()}
     extension().run(
         isa=instruction_set(),
-        backward="dh0" in made,
+        backward=dkernels[0] is not None,
         cell=CELLS.index((cell, reset_after)),
         timesteps=timesteps,
         batch=batch,
@@ -120,13 +118,28 @@ def run(
         dh=_place(dh),
         dx=_place(dx),
         threads=threads,
+        of_units=shares_units(batch, sum(kernel.numel() for kernel in kernels), threads),
         parallel_for=parallel_for,
         x_masks=_by_gate(masks[0], of_x),
         h_masks=_by_gate(masks[1], of_h),
         slots=slots,
-        **{name: _matrix(t) for name, t in matrices.items()},
+        kernel=_matrix(kernels[0]),
+        recurrent=_matrix(kernels[1]),
+        dkernel=_matrix(dkernels[0]),
+        drecurrent=_matrix(dkernels[1]),
         **dict.fromkeys(names, 0) | addresses,
     )
+
+
+def shares_units(batch: int, weights: int, threads: int) -> bool:
+    """Whether threads share the units of a layer rather than its samples.
+
+    A thread that has samples reads all `weights` (how many numbers) at each step. Up to a MiB they
+    stay in its core's own cache; more take longer on their way than few samples take to compute,
+    fewer than 16 as measured, while some of them, for some units, might have stayed.
+    """
+    mebibytes = weights * 4 / 2**20
+    return threads > 1 and batch / threads < min(16, 8 * (mebibytes - 1))
 
 
 def _side_by_side(rows: Any) -> Any:
@@ -144,7 +157,9 @@ def _place(rows: Tensor | None) -> tuple[int, int, int]:
 
 def _matrix(matrix: Tensor | None) -> tuple[int, int, int]:
     """Address, stride of rows and stride of columns."""
-    return (0, 0, 0) if matrix is None else (matrix.data_ptr(), *matrix.stride())
+    if matrix is None:
+        return 0, 0, 0
+    return matrix.data_ptr(), matrix.stride(0), matrix.stride(1)
 
 
 def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, float]:
