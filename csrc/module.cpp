@@ -161,9 +161,11 @@ static void draw(uint32_t low, uint32_t high, const Words &samples, const Words 
                           int64_t(gates.size()),
                           width};
   const int64_t rows = samples.size() * steps.size() * gates.size();
+  // Some ten microseconds of work for each: waking a thread takes as long.
+  const int64_t parts = std::clamp<int64_t>(rows * width / 32768, 1, threads);
   nb::gil_scoped_release released;
-  spread(threads, parallel_for, [&](int64_t part) {
-    one(counters, part * rows / threads, (part + 1) * rows / threads);
+  spread(parts, parallel_for, [&](int64_t part) {
+    one(counters, part * rows / parts, (part + 1) * rows / parts);
   });
 }
 
