@@ -60,11 +60,10 @@ inline vector state_back(const BackRow &r, vector &kept, int64_t u, Lanes lanes)
 
 template <bool DROPS, bool KEEPS> struct Lstm {
   static constexpr int GATES = 4, SAVED = 4;
-  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector i = sigmoid(r.part(0, units.all, u, lanes)), f = sigmoid(r.part(1, units.all, u, lanes)), g = tanh(r.part(2, units.all, u, lanes)),
                    o = sigmoid(r.part(3, units.all, u, lanes)), c = load(r.c + u, lanes);
       const vector c_new = drop<DROPS>(f, r.mask[1], u, lanes) * c +
@@ -83,7 +82,7 @@ template <bool DROPS, bool KEEPS> struct Lstm {
   }
 
   static void back(const BackRow r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector i = load(r.saved + u, lanes), f = load(r.saved + units.all + u, lanes),
                    g = load(r.saved + 2 * units.all + u, lanes), o = load(r.saved + 3 * units.all + u, lanes),
                    c = load(r.c + u, lanes);
@@ -129,11 +128,10 @@ inline vector mix_back(const BackRow &r, vector z, vector n, int64_t u, Lanes la
 
 template <bool DROPS, bool KEEPS> struct Gru {
   static constexpr int GATES = 3, SAVED = 4;
-  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = sigmoid(r.part(0, units.all, u, lanes)), s = sigmoid(r.part(1, units.all, u, lanes)),
                    h_n = r.part(3, units.all, u, lanes),
                    n = tanh(r.part(2, units.all, u, lanes) + drop<DROPS>(s, r.mask[1], u, lanes) * h_n);
@@ -146,7 +144,7 @@ template <bool DROPS, bool KEEPS> struct Gru {
   }
 
   static void back(const BackRow r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = load(r.saved + u, lanes), s = load(r.saved + units.all + u, lanes),
                    n = load(r.saved + 2 * units.all + u, lanes), h_n = load(r.saved + 3 * units.all + u, lanes);
       const vector dn = mix_back<DROPS, KEEPS>(r, z, n, u, lanes);
@@ -162,24 +160,23 @@ template <bool DROPS, bool KEEPS> struct Gru {
 // then `step`; and after `back` the product with the transpose, then `back_reset`.
 template <bool DROPS, bool KEEPS> struct GruResetBefore {
   static constexpr int GATES = 3, SAVED = 3;
-  static constexpr int FORWARD_PHASES = 2, BACKWARD_PHASES = 3;
   static constexpr bool RESETS_BEFORE = true;
 
   static void gate(const Row r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       store(r.saved + units.all + u, sigmoid(r.part(1, units.all, u, lanes)), lanes);
     });
   }
 
   // h as n reads it, times r.
   static void reset(float *h, const float *s, const float *mask, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       store(h + u, load(h + u, lanes) * drop<DROPS>(load(s + u, lanes), mask, u, lanes), lanes);
     });
   }
 
   static void step(const Row r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = sigmoid(r.part(0, units.all, u, lanes)), n = tanh(r.part(2, units.all, u, lanes));
       store(r.saved + u, z, lanes);
       store(r.saved + 2 * units.all + u, n, lanes);
@@ -188,7 +185,7 @@ template <bool DROPS, bool KEEPS> struct GruResetBefore {
   }
 
   static void back(const BackRow r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector z = load(r.saved + u, lanes), n = load(r.saved + 2 * units.all + u, lanes);
       store(r.dz + 2 * units.all + u, mix_back<DROPS, KEEPS>(r, z, n, u, lanes), lanes);
     });
@@ -196,7 +193,7 @@ template <bool DROPS, bool KEEPS> struct GruResetBefore {
 
   // `d` is the gradient of r * h, and h_mask a row of what h is multiplied by before.
   static void back_reset(const BackRow r, const float *d, const float *h_mask, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector s = load(r.saved + units.all + u, lanes),
                    dh = load(d + u, lanes) * load(h_mask + u, lanes);
       const vector ds = drop<DROPS>(dh * load(r.h + u, lanes), r.mask[1], u, lanes);
@@ -208,11 +205,10 @@ template <bool DROPS, bool KEEPS> struct GruResetBefore {
 
 template <bool DROPS, bool KEEPS> struct SimpleRnn {
   static constexpr int GATES = 1, SAVED = 1;
-  static constexpr int FORWARD_PHASES = 1, BACKWARD_PHASES = 2;  // of a step
   static constexpr bool RESETS_BEFORE = false;
 
   static void step(const Row r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector n = tanh(r.part(0, units.all, u, lanes));
       store(r.saved + u, n, lanes);
       const vector dropped = drop<DROPS>(n, r.mask[STATE], u, lanes);
@@ -224,7 +220,7 @@ template <bool DROPS, bool KEEPS> struct SimpleRnn {
   }
 
   static void back(const BackRow r, Units units) {
-    each_unit(units.begin, units.end, [&](int64_t u, auto lanes) {
+    each_unit(units, [&](int64_t u, auto lanes) {
       const vector n = load(r.saved + u, lanes);
       vector kept = {}, dh = state_back<DROPS, KEEPS>(r, kept, u, lanes);
       store(r.dz + u, dh * (1 - n * n), lanes);

@@ -113,13 +113,14 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.dbias = at<float>(dbias);
 
   nb::gil_scoped_release released;
-  const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / 16 : batch, 1));
+  constexpr int64_t FEWEST = 16;  // units for a thread: a vector at least
+  const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / FEWEST : batch, 1));
   const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);
   const Floats packed = floats(kernels->packed_size(layer)), workspace = floats(parts * room);
   spread(threads, parallel_for, [&](int64_t index) {
     kernels->pack(layer, backward, of_units ? parts : 1, packed.get(), index, threads);
   });
-  auto run = [&](Pass pass, int64_t begin, int64_t end) {
+  auto through = [&](Pass pass, int64_t begin, int64_t end) {
     const int64_t at_once = of_units ? 1 : end - begin;
     for (int64_t phase = begin; phase < end; phase += at_once)
       spread(parts, parallel_for, [&](int64_t index) {
@@ -128,7 +129,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
       });
   };
   const int64_t phases = kernels->phases(layer, backward);
-  if (!backward) return run(kernels->forward, 0, timesteps * phases);
+  if (!backward) return through(kernels->forward, 0, timesteps * phases);
 
   layer.dz_steps = kernels->dz_steps(layer);
   const int64_t sums = kernels->gradient_size(layer, {threads - 1, threads, true});
@@ -136,7 +137,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.dz = dz.get();
   for (int64_t step = 0; step < timesteps; step += layer.dz_steps) {
     const int64_t end = std::min(step + layer.dz_steps, timesteps);
-    run(kernels->backward, step * phases, end * phases);
+    through(kernels->backward, step * phases, end * phases);
     spread(threads, parallel_for, [&](int64_t index) {
       kernels->gradient(layer, nullptr, {index, threads, true}, step, end,
                         gradients.get() + index * sums);

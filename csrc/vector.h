@@ -31,11 +31,11 @@ inline void store(float *at, vector v, int lanes) { std::memcpy(at, &v, lanes * 
 
 inline vector all(float value) { return value - vector{}; }
 
-// Runs body(u, lanes) over begin <= u < end.
-template <class Body> inline void each_unit(int64_t begin, int64_t end, Body body) {
-  int64_t u = begin;
-  for (; u + LANES <= end; u += LANES) body(u, Full{});
-  if (u < end) body(u, int(end - u));
+// Runs body(u, lanes) over units.begin <= u < units.end.
+template <class Units, class Body> inline void each_unit(Units units, Body body) {
+  int64_t u = units.begin;
+  for (; u + LANES <= units.end; u += LANES) body(u, Full{});
+  if (u < units.end) body(u, int(units.end - u));
 }
 
 // A quotient of polynomials of degree 13 and 6, within 3e-7 of tanh; its coefficients are those of

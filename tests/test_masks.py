@@ -606,16 +606,22 @@ def test_empty_batch() -> None:
     assert drawn("x:0.5@BTF h:0.5@BFG", batch=0).x.shape == (0, 9, 1, 5)
 
 
-@pytest.mark.parametrize("noise", ["x:.5@BFG", "h:.4@BT~.2F", "y:.3@BT[3]F", "U:.5@IO", "c:.3@BTF"])
+@pytest.mark.parametrize(
+    "noise",
+    ["x:.5@BFG", "x:.5@BT", "h:.4@BT~.2F", "h:.5@BG", "y:.3@BT[3]F", "U:.5@IO", "c:.3@BTF"],
+)
 @pytest.mark.parametrize("law", ["", "~gauss"])
+@pytest.mark.parametrize(("features", "units"), [(63, 100), (1, 7), (32, 33), (31, 5)])
 def test_the_kernel_s_bits_are_numpy_s(
-    noise: str, law: str, monkeypatch: pytest.MonkeyPatch
+    noise: str, law: str, features: int, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Rows that fill vectors of counters, and rows that share them."""
     if law and noise[0] in "yc":
         law = ""  # spans and states have no continuous law
     fill = ">prev" if noise[0] == "c" else ""
     made = plan(noise + fill + law, "LSTM")
-    sizes = {"batch": 7, "timesteps": 31, "features": 63, "units": 100, "layer": 3, "direction": 1}
+    sizes = {"batch": 7, "timesteps": 31, "features": features, "units": units}
+    sizes |= {"layer": 3, "direction": 1}
     fast = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
     monkeypatch.setattr(masks, "extension", lambda: None)
     slow = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
