@@ -64,13 +64,13 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
       const bool two = part_of<Cell>(last - 1, of_h) != last - 1;  // the last gate's lies elsewhere
       const int64_t n = of_h ? H : F;
       const Columns columns = of_h ? mine : inputs;
-      bool add = false;
+      Sum to = FRESH;
       for (int split : {last - two, last})
         if (const int64_t gates = split - k; gates > 0) {
           const Matrix a{dz + part_of<Cell>(k + gates - 1, of_h) * H - (gates - 1) * H, S * H, 1};
           multiply(real, gates * H, columns, a, of_h ? recurrent : kernel, k * H, G * H, room.back,
-                   padded(n), add, turned);
-          k = split, add = true;
+                   padded(n), to, turned);
+          k = split, to = NEAR;
         }
     };
     // Adds it, for the first `gates`, through the masks that stood before the matrix.

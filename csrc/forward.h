@@ -70,9 +70,9 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
       const int to_x = part_of<Cell>(k, false), to_h = part_of<Cell>(k, true);
       const int64_t first = to_x == to_h ? depth : F;
       float *of_x = room.z + to_x * wide;
-      multiply(real, first, mine, a, of_gate, 0, depth, of_x, S * wide, false, turned);
+      multiply(real, first, mine, a, of_gate, 0, depth, of_x, S * wide, FRESH, turned);
       if (to_x != to_h)
-        multiply(real, H, mine, of_h, of_gate, F, depth, room.z + to_h * wide, S * wide, false, turned);
+        multiply(real, H, mine, of_h, of_gate, F, depth, room.z + to_h * wide, S * wide, FRESH, turned);
     };
 
     if (reads) {

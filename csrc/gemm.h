@@ -68,17 +68,24 @@ inline void pack(Matrix matrix, int64_t begin, int64_t end, int64_t gates, int64
       }
 }
 
-// `ahead` is fetched into the second-level cache on the way, in steps of `pace`: a matrix that fits
-// nowhere nearer comes in while the product before it is computed.
+// Where a product goes: into numbers that are overwritten, or that it is added to; these are NEAR, in
+// the cache, or FAR.
+enum Sum { FRESH, NEAR, FAR };
+
+// `ahead` is fetched on the way, in steps of `pace`: a panel into the second-level cache, which has room
+// for it, and of a FAR sum the few rows that come next to where they will be written.
 template <int ROWS, int VECTORS>
-inline void tile(int64_t depth, Matrix a, const float *panel, float *c, int64_t c_row, bool add,
+inline void tile(int64_t depth, Matrix a, const float *panel, float *c, int64_t c_row, Sum to,
                  const float *ahead, int64_t pace) {
   vector sum[ROWS][VECTORS] = {};
-  if (add)
+  if (to != FRESH)
     for (int m = 0; m < ROWS; m++)
       for (int v = 0; v < VECTORS; v++) sum[m][v] = *(const vector *)(c + m * c_row + v * LANES);
   for (int64_t k = 0; k < depth; k++, panel += VECTORS * LANES, ahead += pace) {
-    __builtin_prefetch(ahead, 0, 2);
+    if (to == FAR)
+      __builtin_prefetch(ahead, 1, 3);
+    else
+      __builtin_prefetch(ahead, 0, 2);
     for (int m = 0; m < ROWS; m++) {
       const float factor = a.at[m * a.row + k * a.step];
       for (int v = 0; v < VECTORS; v++) sum[m][v] += *(const vector *)(panel + v * LANES) * factor;
@@ -88,32 +95,35 @@ inline void tile(int64_t depth, Matrix a, const float *panel, float *c, int64_t 
     for (int v = 0; v < VECTORS; v++) *(vector *)(c + m * c_row + v * LANES) = sum[m][v];
 }
 
-// All rows, in tiles as equal as can be, which together fetch the panel that comes next.
+// All rows, in tiles as equal as can be. Together they fetch the panel that comes `next`, or each the
+// rows of a FAR sum that the one after it adds to.
 template <int VECTORS>
 inline void tiles(int64_t rows, int64_t depth, Matrix a, const float *panel, float *c, int64_t c_row,
-                  bool add, const float *ahead) {
+                  Sum to, const float *next) {
   int64_t left = (rows + TALL - 1) / TALL;
-  const int64_t pace = left > 1 ? VECTORS * LANES / left : 0;
+  const int64_t of_next = left > 1 ? VECTORS * LANES / left : 0;
   for (; left; left--) {
     const int64_t height = (rows + left - 1) / left;
+    const float *ahead = to == FAR ? c + height * c_row : next;
+    const int64_t pace = to == FAR ? (height * c_row + depth - 1) / depth : of_next;
     switch (height) {
 #define TILE(n)                                                                              \
   case n:                                                                                    \
-    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, add, ahead, pace); \
+    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, to, ahead, pace);  \
     break;
       TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
 #undef TILE
     }
-    rows -= height, a.at += height * a.row, c += height * c_row, ahead += depth * pace;
+    rows -= height, a.at += height * a.row, c += height * c_row, next += depth * of_next;
   }
 }
 
-// c [rows][columns, padded] = (or +=, with add) a [rows][depth] times `depth` rows, from `first_row`
-// on, of some columns of a matrix that was packed with `all_rows`; c and packed are aligned. `turned`
-// goes from the last panel to the first: after a product that went the other way, the panels used last
-// are still in the cache.
+// c [rows][columns, padded] = or += a [rows][depth] times `depth` rows, from `first_row` on, of some
+// columns of a matrix that was packed with `all_rows`; c and packed are aligned. `turned` goes from the
+// last panel to the first: after a product that went the other way, the panels used last are still in
+// the cache.
 inline void multiply(int64_t rows, int64_t depth, Columns columns, Matrix a, const float *packed,
-                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool add,
+                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, Sum to,
                      bool turned) {
   for (int64_t count = panels(columns), n = 0; n < count; n++) {
     const auto [first, last] = panel(columns, turned ? count - 1 - n : n);
@@ -121,10 +131,10 @@ inline void multiply(int64_t rows, int64_t depth, Columns columns, Matrix a, con
     const float *from = packed + all_rows * (first - columns.begin) + first_row * width;
     const float *next = from + (turned ? -1 : 1) * all_rows * width;
     switch (width / LANES) {
-      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, add, next); break;
-      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, add, next); break;
+      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, to, next); break;
+      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, to, next); break;
 #if defined(__AVX512F__)
-      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, add, next); break;
+      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, to, next); break;
 #endif
     }
   }

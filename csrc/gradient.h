@@ -99,8 +99,8 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
         }
       }
       const Columns panel{0, p.columns.count()};
-      multiply(F, rows, panel, {room.x, 1, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, true, false);
-      multiply(H, rows, panel, {room.h, 1, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, true, false);
+      multiply(F, rows, panel, {room.x, 1, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, FAR, false);
+      multiply(H, rows, panel, {room.h, 1, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, FAR, false);
     }
   }
   if (end < l.timesteps) return;

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
 from lapse import LapseError, PlainLoopWarning, cells
@@ -257,6 +259,48 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
     if not padded:  # in padding, what is kept for backward is whatever stood there
         tests.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(ops.layer, full, test_utils=tests)
+
+
+@CELL
+def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = problem(cell, units=7)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    assert pointers.direct(torch.ones(1))
+    direct = results(fused.unroll, cell, given, masks, torch.float32)
+    monkeypatch.setattr(ops, "direct", lambda tensor: False)
+    operator = results(fused.unroll, cell, given, masks, torch.float32)
+    for one, other in zip(direct, operator, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+def test_whoever_looks_at_operators_meets_them() -> None:
+    layer, x = LSTM(3, 4, recurrent_dropout=0.5), torch.randn(2, 3, 3)
+    seen = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        layer(x)
+    assert {"lapse.draw.default", "lapse.layer.default"} <= set(seen)
+
+    layer.eval()
+    traced = torch.jit.trace(lambda x: layer(x)[0], x, check_trace=False)
+    assert "lapse::layer" in str(traced.graph)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer(mode.from_tensor(x))[0].shape == (2, 3, 4)
+
+
+def test_the_gradient_as_a_transform() -> None:
+    layer, x = LSTM(3, 4, kernel="cpu").eval(), torch.randn(2, 3, 3)
+    found = torch.func.grad(lambda x: layer(x)[0].sum())(x)
+    x.requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(layer(x)[0].sum(), x)[0])
 
 
 def test_what_is_saved_for_backward() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lapse import masks
 from lapse.arrays import NumpyArrays
 from lapse.plan import GATES, Coins, Draw, Masks, Plan, plan
-from lapse.torch.pointers import pool
+from lapse.torch.pointers import direct, pool
 
 
 class _Pooled(NumpyArrays):
@@ -31,7 +31,7 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
 
 
-def draw(noise: str, cell: str, seed: Tensor, **sizes: Any) -> Masks:
+def draw(noise: str, cell: str, seed: Tensor, **sizes: int) -> Masks:
     """`masks.draw(packed=True)` as tensors on the CPU.
 
     Args:
@@ -39,11 +39,23 @@ def draw(noise: str, cell: str, seed: Tensor, **sizes: Any) -> Masks:
         seed: from `draw_seed`.
         sizes: batch, timesteps, features, units.
     """
-    tensors = draw_slots(noise, cell, seed, **sizes)
+    if direct(seed):
+        return Masks(*map(_tensor, _draw(noise, cell, seed, **sizes)))
     filled = {}
+    tensors = draw_slots(noise, cell, seed, **sizes)
     for (slot, scale), tensor in zip(_scales(noise, cell), tensors, strict=True):
         filled[slot] = tensor if scale is None else Coins(tensor, scale)
     return Masks(**filled)
+
+
+def _draw(noise: str, cell: str, seed: Tensor, **sizes: int) -> Masks:
+    return masks.draw(_plan(noise, cell), seed.tolist(), **sizes, arrays=ARRAYS, packed=True)
+
+
+def _tensor(mask: Any) -> Any:
+    if isinstance(mask, Coins):
+        return Coins(torch.from_numpy(mask.kept), mask.scale)
+    return None if mask is None else torch.from_numpy(mask)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -61,20 +73,11 @@ def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int
 ) -> list[Tensor]:
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
-    made = _plan(noise, cell)
-    drawn = masks.draw(
-        made,
-        seed.tolist(),
-        batch=batch,
-        timesteps=timesteps,
-        features=features,
-        units=units,
-        arrays=ARRAYS,
-        packed=True,
-    )._asdict()
-    found = (drawn[slot] for slot, _ in made.slots)
-    arrays = (mask.kept if isinstance(mask, Coins) else mask for mask in found)
-    return [torch.from_numpy(array) for array in arrays]
+    sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
+    drawn = map(_tensor, _draw(noise, cell, seed, **sizes))
+    by_name = dict(zip(Masks._fields, drawn, strict=True))
+    found = (by_name[slot] for slot, _ in _plan(noise, cell).slots)
+    return [mask.kept if isinstance(mask, Coins) else mask for mask in found]
 
 
 @draw_slots.register_fake

@@ -61,7 +61,7 @@ def unroll(
     x_mask, x_scale = _array(masks.x, W)
     h_mask, h_scale = _array(masks.h, U)
     slots = [_array(getattr(masks, slot, None), U) for slot in SLOTS[cell]]
-    last_h, last_c, h, _, _ = ops.layer(
+    last_h, last_c, h, _, _ = ops.run(
         cell,
         reset_after,
         reverse,

@@ -1,23 +1,25 @@
 """A recurrent layer over whole sequences as one PyTorch operator, on the CPU kernels of `csrc/`.
 
 `layer` and `layer_backward` are opaque to autograd and to torch.compile; second derivatives take
-the plain loop. Masks on weights and outputs are plain PyTorch around them; see `fused.py`.
+the plain loop. Modules call `run`. Masks on weights and outputs are plain PyTorch around it; see
+`fused.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lapse.torch import plain
-from lapse.torch.pointers import check, parts, run
+from lapse.torch.pointers import check, direct, parts
+from lapse.torch.pointers import run as _run
 
 
-@torch.library.custom_op("lapse::layer", mutates_args=())
-def layer(
+def forward(
     cell: str,
     reset_after: bool,
     reverse: bool,
@@ -57,7 +59,7 @@ def layer(
         x_mask, h_mask, slots,
     )  # fmt: skip
     last_h, last_c, h, c, saved = _empty(cell, reset_after, x, h0)
-    run(
+    _run(
         cell,
         reset_after,
         reverse,
@@ -73,6 +75,9 @@ def layer(
     if c0 is not None:
         last_c.copy_(c[last])
     return last_h, last_c, h, c, saved
+
+
+layer = torch.library.custom_op("lapse::layer", forward, mutates_args=())
 
 
 @layer.register_fake
@@ -95,8 +100,7 @@ def _empty(cell: str, reset_after: bool, x: Tensor, h0: Tensor) -> tuple[Tensor,
     )
 
 
-@torch.library.custom_op("lapse::layer_backward", mutates_args=())
-def layer_backward(
+def backward(
     cell: str,
     reset_after: bool,
     reverse: bool,
@@ -138,7 +142,7 @@ def layer_backward(
             gradient.zero_()
         else:
             gradient.copy_(last)
-    run(
+    _run(
         cell,
         reset_after,
         reverse,
@@ -153,6 +157,9 @@ def layer_backward(
         dkernels=(dkernel, drecurrent),
     )
     return found
+
+
+layer_backward = torch.library.custom_op("lapse::layer_backward", backward, mutates_args=())
 
 
 @layer_backward.register_fake
@@ -195,9 +202,10 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(*tensors, x_mask, h_mask, *slots)
 
 
-def _backward(
-    ctx: Any, dlast_h: Tensor | None, dlast_c: Tensor | None, dh: Tensor | None, *_: Any
-) -> tuple:
+def _gradients(
+    back: Callable, ctx: Any, dlast_h: Tensor | None, dlast_c: Tensor | None, dh: Tensor | None,
+    *_: Any,
+) -> tuple:  # fmt: skip
     x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *masks = ctx.saved_tensors
     x_mask, h_mask, *slots = masks
     wanted = ctx.needs_input_grad[3:9]
@@ -209,7 +217,7 @@ def _backward(
         gradients = _differentiable(outputs, (dlast_h, dlast_c, dh), leaves, wanted)
     else:
         columns_first = recurrent.stride(0) == 1
-        dx, *dkernels, dbias, dh0, dc0 = layer_backward(
+        dx, *dkernels, dbias, dh0, dc0 = back(
             *ctx.flags, x, kernel, recurrent, h0, c0, running, x_mask, h_mask, slots, ctx.scales,
             h, c, saved, dlast_h, dlast_c, dh, wanted[0], columns_first,
         )  # fmt: skip
@@ -236,4 +244,16 @@ def _differentiable(outputs: Any, given: Any, leaves: Any, wanted: Any) -> tuple
     return tuple(next(found) if want else None for want in wanted)
 
 
-layer.register_autograd(_backward, setup_context=_setup)
+layer.register_autograd(partial(_gradients, layer_backward), setup_context=_setup)
+
+
+class _Direct(torch.autograd.Function):
+    """`layer` without what PyTorch does around an operator, which can take as long as a layer."""
+
+    forward, setup_context = staticmethod(forward), staticmethod(_setup)
+    backward = staticmethod(partial(_gradients, backward))
+
+
+def run(*arguments: Any) -> tuple[Tensor, ...]:
+    """`layer`, called directly where that makes no difference but of time."""
+    return (_Direct.apply if direct(arguments[3]) else layer)(*arguments)  # type: ignore

@@ -74,6 +74,19 @@ def check(
             )
 
 
+def direct(tensor: Tensor) -> bool:
+    """Whether kernels may be called past PyTorch's dispatcher.
+
+    They may not where a graph is made of the operators, or something else looks at them.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or type(tensor) not in (Tensor, torch.nn.Parameter)
+    )
+
+
 def run(
     cell: str,
     reset_after: bool,
