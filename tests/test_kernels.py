@@ -276,6 +276,7 @@ def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_whoever_looks_at_operators_meets_them() -> None:
     layer, x = LSTM(3, 4, recurrent_dropout=0.5), torch.randn(2, 3, 3)
     seen = []
