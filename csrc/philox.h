@@ -1,71 +1,94 @@
 // Philox4x32-10, the bits of src/lapse/philox.py.
 #pragma once
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-
 #include "recurrent.h"
+#include "vector.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace lapse {
 namespace {
 
-constexpr int64_t QUADS = 16;  // counters that go side by side through the rounds
+// 32-bit words, each in the lower half of a lane; what stands in the upper half means nothing.
+typedef uint64_t Words __attribute__((vector_size(LANES * sizeof(float))));
 
-struct Counter {
-  uint32_t quad, sample, step, gate;
+constexpr int64_t EACH = LANES / 2, TOGETHER = 4;  // lanes, and vectors that go through side by side
+constexpr int64_t QUADS = EACH * TOGETHER;         // counters, each of which makes four words
+
+// All 64 bits of the products of words. Processors have that as one instruction, where compilers see
+// a product of 64-bit numbers, which takes them several.
+inline Words product(Words words, uint32_t factor) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_mul_epu32(0xFF, (__m512i)words, _mm512_set1_epi64(factor));
+#elif defined(__AVX2__)
+  return (Words)_mm256_mul_epu32((__m256i)words, _mm256_set1_epi64x(factor));
+#elif defined(__SSE2__)
+  return (Words)_mm_mul_epu32((__m128i)words, _mm_set1_epi64x(factor));
+#else
+  return (words & 0xFFFFFFFFu) * factor;
+#endif
+}
+
+// The words of `count` counters that stand side by side.
+struct Counting {
+  alignas(sizeof(Words)) uint64_t words[4][QUADS];
 };
 
-// What `of` makes of the four words of the counters at(0), at(1), ...
-template <class At, class Of, class Drawn>
-inline void rounds(const uint32_t *key, At at, Of of, Drawn *drawn) {
-  for (int64_t q = 0; q < QUADS; q++) {
-    auto [c0, c1, c2, c3] = at(q);
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-      const uint64_t p0 = uint64_t(c0) * 0xD2511F53u, p1 = uint64_t(c2) * 0xCD9E8D57u;
-      c0 = uint32_t(p1 >> 32) ^ c1 ^ k0, c1 = uint32_t(p1);
-      c2 = uint32_t(p0 >> 32) ^ c3 ^ k1, c3 = uint32_t(p0);
-      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+// Stores at drawn[q] what `of` makes of the four words of the q-th counter, for all of QUADS.
+template <class Of, class Drawn>
+inline void rounds(const uint32_t *key, const Counting &at, Of of, Drawn *drawn) {
+  Words c[4][TOGETHER];
+  std::memcpy(c, at.words, sizeof(c));
+  uint32_t k0 = key[0], k1 = key[1];
+  for (int round = 0; round < 10; round++) {
+    for (int64_t v = 0; v < TOGETHER; v++) {
+      const Words p0 = product(c[0][v], 0xD2511F53u), p1 = product(c[2][v], 0xCD9E8D57u);
+      c[0][v] = (p1 >> 32) ^ c[1][v] ^ k0, c[1][v] = p1;
+      c[2][v] = (p0 >> 32) ^ c[3][v] ^ k1, c[3][v] = p0;
     }
-    drawn[q] = of(c0, c1, c2, c3);
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
   }
+  for (int64_t v = 0; v < TOGETHER; v++) of(c[0][v], c[1][v], c[2][v], c[3][v], drawn + v * EACH);
 }
 
 // In rows of units; a row shorter than the counters that go side by side shares them with the next ones.
-template <class Out, class Of>
+// `of` makes four numbers of each counter's words, which are one `Drawn`.
+template <class Drawn, class Out, class Of>
 inline void philox(const Counters &rows, int64_t begin, int64_t end, Out *out, Of of) {
-  decltype(of(0, 0, 0, 0)) drawn[QUADS];
-  static_assert(sizeof(drawn[0]) == 4 * sizeof(Out));
+  static_assert(sizeof(Drawn) == 4 * sizeof(Out));
   const int64_t gates = rows.gate_count, steps = rows.step_count, width = rows.width;
-  auto counter = [&](int64_t row, int64_t quad) {
-    return Counter{uint32_t(quad), rows.samples[row / gates / steps], rows.steps[row / gates % steps],
-                   rows.gates[row % gates]};
-  };
   const int64_t quads = (width + 3) / 4;
-  if (quads > QUADS / 2) {
-    for (int64_t row = begin; row < end; row++) {
-      const Counter first = counter(row, 0);
-      for (int64_t quad = 0; quad < quads; quad += QUADS) {
-        auto at = [&](int64_t q) {
-          return Counter{uint32_t(quad + q), first.sample, first.step, first.gate};
-        };
-        rounds(rows.key, at, of, drawn);
-        std::memcpy(out + row * width + 4 * quad, drawn,
-                    std::min(4 * QUADS, width - 4 * quad) * sizeof(Out));
+  Counting at = {};
+  Drawn drawn[QUADS];
+  int64_t filled = 0;
+  struct {
+    int64_t row, quad;  // where those that are filled begin
+  } from = {begin, 0};
+  auto flush = [&] {
+    rounds(rows.key, at, of, drawn);
+    for (int64_t q = 0; q < filled;) {
+      const int64_t count = std::min(filled - q, quads - from.quad), first = 4 * from.quad;
+      std::memcpy(out + from.row * width + first, drawn + q,
+                  std::min(4 * count, width - first) * sizeof(Out));
+      q += count, from.quad += count;
+      if (from.quad == quads) from = {from.row + 1, 0};
+    }
+    filled = 0;
+  };
+  int64_t sample = begin / gates / steps, step = begin / gates % steps, gate = begin % gates;
+  for (int64_t row = begin; row < end; row++) {
+    for (int64_t quad = 0; quad < quads;) {
+      const int64_t last = std::min(filled + quads - quad, QUADS);
+      for (; filled < last; filled++, quad++) {
+        at.words[0][filled] = quad, at.words[1][filled] = rows.samples[sample];
+        at.words[2][filled] = rows.steps[step], at.words[3][filled] = rows.gates[gate];
       }
+      if (filled == QUADS) flush();
     }
-    return;
+    if (++gate == gates) gate = 0, step++;
+    if (step == steps) step = 0, sample++;
   }
-  for (int64_t next = begin * quads; next < end * quads; next += QUADS) {
-    const int64_t count = std::min(QUADS, end * quads - next);
-    Counter counters[QUADS] = {};
-    for (int64_t q = 0; q < count; q++) counters[q] = counter((next + q) / quads, (next + q) % quads);
-    rounds(rows.key, [&](int64_t q) { return counters[q]; }, of, drawn);
-    for (int64_t q = 0; q < count; q++) {
-      const int64_t row = (next + q) / quads, first = (next + q) % quads * 4;
-      std::memcpy(out + row * width + first, drawn + q, std::min<int64_t>(4, width - first) * sizeof(Out));
-    }
-  }
+  if (filled) flush();
 }
 
 struct Four {
@@ -73,8 +96,9 @@ struct Four {
 };
 
 inline void words(const Counters &rows, int64_t begin, int64_t end, uint32_t *out) {
-  philox(rows, begin, end, out, [](uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    return Four{{a, b, c, d}};
+  philox<Four>(rows, begin, end, out, [](Words a, Words b, Words c, Words d, Four *drawn) {
+    for (int64_t q = 0; q < EACH; q++)
+      drawn[q] = {{uint32_t(a[q]), uint32_t(b[q]), uint32_t(c[q]), uint32_t(d[q])}};
   });
 }
 
@@ -82,10 +106,12 @@ inline void words(const Counters &rows, int64_t begin, int64_t end, uint32_t *ou
 inline void coins(const Counters &rows, int64_t begin, int64_t end, uint32_t threshold,
                   uint8_t *out) {
   constexpr int FIRST = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 24, NEXT = FIRST ? -8 : 8;
-  philox(rows, begin, end, out, [=](uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    return uint32_t(a >= threshold) << FIRST | uint32_t(b >= threshold) << (FIRST + NEXT) |
-           uint32_t(c >= threshold) << (FIRST + 2 * NEXT) |
-           uint32_t(d >= threshold) << (FIRST + 3 * NEXT);
+  philox<uint32_t>(rows, begin, end, out, [=](Words a, Words b, Words c, Words d, uint32_t *drawn) {
+    auto coin = [=](Words word, int place) {
+      return (Words)((word & 0xFFFFFFFFu) >= threshold) & uint64_t(1) << (FIRST + place * NEXT);
+    };
+    const Words four = coin(a, 0) | coin(b, 1) | coin(c, 2) | coin(d, 3);
+    for (int64_t q = 0; q < EACH; q++) drawn[q] = uint32_t(four[q]);
   });
 }
 

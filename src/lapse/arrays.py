@@ -44,6 +44,10 @@ class NumpyArrays(NumpyWords):
         """float32 of booleans or words."""
         return np.asarray(values, dtype=np.float32)
 
+    def scaled(self, coins: Any, factor: float) -> Any:
+        """float32: what coins keep is `factor`, the rest 0."""
+        return self.floats(coins) * np.float32(factor)
+
     def bytes(self, coins: Any) -> Any:
         """uint8 of booleans, or of what is uint8 already."""
         return coins.view(np.uint8)

@@ -123,7 +123,7 @@ def _parts(draws: tuple[Draw, ...], mask: Callable) -> tuple[Any, float, list]:
 
 
 def _product(kept: Any, factor: float, others: list, arrays: Any) -> Any:
-    return math.prod(others, start=1.0 if kept is None else arrays.floats(kept) * factor)
+    return math.prod(others, start=1.0 if kept is None else arrays.scaled(kept, factor))
 
 
 def expected(plan: Plan) -> Masks:

@@ -47,6 +47,9 @@ class _Graph:
     def floats(self, values: Any) -> Any:
         return ops.cast(values, "float32")
 
+    def scaled(self, coins: Any, factor: float) -> Any:
+        return self.floats(coins) * factor
+
     def quotient(self, words: Any, divisor: int) -> Any:
         return ops.zeros_like(words) if divisor > WORD else words // self.word(divisor)
 

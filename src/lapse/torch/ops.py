@@ -250,7 +250,11 @@ layer.register_autograd(partial(_gradients, layer_backward), setup_context=_setu
 class _Direct(torch.autograd.Function):
     """`layer` without what PyTorch does around an operator, which can take as long as a layer."""
 
-    forward, setup_context = staticmethod(forward), staticmethod(_setup)
+    @staticmethod
+    def forward(*arguments: Any) -> tuple:  # its own names would be read anew at each call
+        return forward(*arguments)
+
+    setup_context = staticmethod(_setup)
     backward = staticmethod(partial(_gradients, backward))
 
 

@@ -43,33 +43,35 @@ def check(
 ) -> None:
     """Raises `LapseError` before the kernels, which see addresses only, read past an end."""
     (batch, timesteps, features), units = x.shape, recurrent_kernel.shape[0]
-    columns = len(GATES[cell]) * units
-    shared, gates = ((1, batch), (1, timesteps)), (1, len(GATES[cell]))
-    masks = (torch.float32, torch.uint8)
-    tensors: list[tuple[str, Tensor | None, tuple, tuple]] = [
-        ("kernel", kernel, (features, columns), ()),
-        ("recurrent_kernel", recurrent_kernel, (units, columns), ()),
-        ("bias", bias, (parts(cell, reset_after) * units,), ()),
-        ("h0", h0, (batch, units), ()),
-        ("c0", c0, (batch, units), ()),
-        ("x", x, (batch, timesteps, features), ()),
+    gates = len(GATES[cell])
+    numbers, factors = (torch.float32,), (torch.float32, torch.uint8)
+    wanted: list[tuple[str, Tensor | None, tuple[int, ...], tuple]] = [
+        ("kernel", kernel, (features, gates * units), numbers),
+        ("recurrent_kernel", recurrent_kernel, (units, gates * units), numbers),
+        ("bias", bias, (parts(cell, reset_after) * units,), numbers),
+        ("h0", h0, (batch, units), numbers),
+        ("c0", c0, (batch, units), numbers),
+        ("x", x, (batch, timesteps, features), numbers),
         ("running", running, (batch, timesteps), (torch.bool,)),
-        ("the mask of x", x_mask, (*shared, gates, features), masks),
-        ("the mask of h", h_mask, (*shared, gates, units), masks),
-        *(("a mask", mask, (*shared, units), masks) for mask in slots),
+        ("the mask of x", x_mask, (batch, timesteps, gates, features), factors),
+        ("the mask of h", h_mask, (batch, timesteps, gates, units), factors),
+        *(
+            ("a mask", mask, (batch, timesteps, units), factors)
+            for mask in slots
+            if mask is not None
+        ),
     ]
-    for name, tensor, full, of_its_own in tensors:
+    for name, tensor, full, types in wanted:
         if tensor is None:
             continue
-        types = of_its_own or (torch.float32,)
-        sizes = [size if isinstance(size, tuple) else (size,) for size in full]
-        fits = tensor.dim() == len(full) and all(
-            n in allowed for n, allowed in zip(tensor.shape, sizes, strict=True)
-        )
-        if not fits or tensor.dtype not in types or tensor.device.type != "cpu":
+        shape = tuple(tensor.shape)
+        if types is factors and len(shape) == len(full):  # an axis of size 1 shares a mask
+            shared = (all if n == 1 else n for n, all in zip(shape, full[:-1], strict=False))
+            shape = (*shared, shape[-1])
+        if shape != full or tensor.dtype not in types or tensor.device.type != "cpu":
             raise LapseError(
                 f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} on "
-                f"{tensor.device}; the {cell} kernel needs {tuple(s[-1] for s in sizes)} and "
+                f"{tensor.device}; the {cell} kernel needs {full} and "
                 f"{' or '.join(map(str, types))} on the cpu here."
             )
 
