@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lapse.bench import check, keras_race, report, run, start, steps, timing
-from lapse.bench.cases import S1, S2, Case, Shape, forms, table
+from lapse.bench import check, keras_race, machine, report, run, start, steps, timing
+from lapse.bench.cases import S1, S2, Case, Shape, forms, share, table
 from lapse.cli import main
 
 TINY = Shape(5, 4, 3, 7)
@@ -53,50 +54,68 @@ def test_flops_of_a_training_step() -> None:
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
-@pytest.mark.parametrize("kind", ["lapse", "lapse x:.5@BTF h:.5@BFG y:.5@BF", "padded"])
-def test_a_right_layer_is_right_and_a_wrong_one_wrong(cell: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["lapse", "lapse x:.5@BTF h:.5@BFG y:.5@BF", "padded", "nn", "packed", "loop"]
+)
+def test_what_is_right_is_right_and_what_is_wrong_wrong(
+    cell: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = Case("", cell, TINY, {}, "")
     x, dy = steps.inputs(case)
-    module = steps.build(case, kind)
-    assert check.error(module, x, dy) < check.TOLERANCE
-    layer: Any = module.layer if isinstance(module, steps.Padded) else module
-    weights = layer._weights
-    # Only the kernel's weights are off; the loop in float64 is a copy with its own.
-    layer._weights = lambda: weights()._replace(kernel=weights().kernel + 1e-3)
-    twin_uses_its_own = layer.__class__._weights
+    module: Any = steps.build(case, kind)
+    assert 0 < check.error(module, x, dy) < check.TOLERANCE
+    right = steps.like
 
-    def as_copied(self: Any, memo: Any) -> Any:
-        twin = self.__class__(*TINY[2:], batch_first=True, noise=self.noise or None)
-        twin.load_state_dict(self.state_dict())
-        assert twin._weights.__func__ is twin_uses_its_own
-        return twin
+    def off(*arguments: Any) -> Any:  # of everything but the loop that judges it
+        layer = right(*arguments)
+        layer.weight_hh_l0.data += 1e-3
+        return layer
 
-    layer.__class__.__deepcopy__ = as_copied
-    try:
-        assert check.error(module, x, dy) > 10 * check.TOLERANCE
-    finally:
-        del layer.__class__.__deepcopy__
+    monkeypatch.setattr(check, "like", off)
+    assert check.error(module, x, dy) > 10 * check.TOLERANCE
 
 
 def test_what_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "error", lambda *_: float("nan"))
     subjects = {"a": "lapse x:.5@BF", "nn.LSTM": "nn"}
     case = Case("what", "LSTM", TINY, subjects, "nn.LSTM", 1.0, 0.8, 0.0)
-    (row,) = run.measure(case, 100.0)
+    rows = run.measure(case)
+    assert [row.subject for row in rows] == ["a", "nn.LSTM"]
+    row = rows[0]
     assert row.wrong and row.ms is None and "something else" in row.note
 
 
 def test_a_case_from_end_to_end() -> None:
     subjects = {"a": "lapse x:.5@BF", "nn.LSTM": "nn", "none": "lapse", "loop": "loop"}
-    rows = run.measure(Case("what", "LSTM", TINY, subjects, "nn.LSTM", 1e9, 0.0, 0.0), 100.0)
+    rows = run.measure(Case("what", "LSTM", TINY, subjects, "nn.LSTM", 1e9, 0.0, 0.0))
     assert [row.subject for row in rows] == ["a", "none", "loop"]
     first = rows[0]
     assert first.met and first.peer == "nn.LSTM" and first.value and first.ms and first.gflops
     assert first.gflops == pytest.approx(TINY.flops("LSTM") / first.ms / 1e6)
-    assert rows[1].met is None and rows[2].error is None
+    assert rows[1].met is None and rows[2].gflops is None
+    assert all(row.error is not None and row.error < check.TOLERANCE for row in rows)
     packed = Case("what", "GRU", TINY, {"lengths=": "padded", "p": "packed"}, "p", seconds=0.0)
-    (row,) = run.measure(packed, 100.0)
+    (row,) = run.measure(packed)
     assert row.error is not None and row.error < check.TOLERANCE
+
+
+def test_the_peak_is_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does as many operations as the layer's products, and a share is its time over theirs."""
+    case = replace(share("LSTM", S2, 0.0), shape=TINY)
+    (row,) = run.measure(case)
+    assert row.unit == "%" and row.must == 75 and row.peer_ms and row.ms and row.value
+    assert row.value == pytest.approx(100 * row.peer_ms / row.ms, rel=0.5)  # medians of two kinds
+    done = []
+    real = machine.extension()
+
+    class Counting:
+        def multiply_adds(self, *arguments: Any) -> int:
+            done.append(real.multiply_adds(*arguments))
+            return done[-1]
+
+    monkeypatch.setattr(machine, "extension", Counting)
+    machine.multiply_adds(S2.flops("GRU"))
+    assert done[-1] == pytest.approx(S2.flops("GRU"), rel=1e-5)
 
 
 def test_padded_and_packed_compute_the_same() -> None:

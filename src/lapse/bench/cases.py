@@ -37,7 +37,8 @@ class Case:
         cell: "LSTM" or "GRU".
         subjects: by name, what `steps.build` makes.
         peer: the name of the subject that all others are compared with.
-        must, aim: bounds of the ratio, for subjects with noise or padding; None only informs.
+        must, aim: bounds of the ratio, for subjects with noise or padding, or of the share, in %;
+            None only informs.
         seconds: how long to measure.
     """
 
@@ -55,6 +56,8 @@ class Case:
         return f"{self.cell} {NAMES.get(self.shape) or tuple(self.shape)}"
 
 
+FLOOR = "multiply-adds in registers"
+DROPOUT = "Dropout, over PyTorch's layer without"
 BOTH = "x:0.5@BFG h:0.5@BFG"  # Keras's dropout=.5, recurrent_dropout=.5
 PEER = {"LSTM": "nn.LSTM", "GRU": "nn.GRU"}
 
@@ -77,10 +80,29 @@ def dropout(
     subjects = {"dropout and recurrent_dropout": f"lapse {BOTH}", PEER[cell]: "nn"}
     if must is not None:
         subjects["no noise"] = "lapse"
-        subjects[f"nn.{cell}Cell in a loop, with a mask"] = "loop"
-    other = must is None
-    what = "Other sizes, over PyTorch's layer" if other else "Dropout, over PyTorch's layer without"
+    what = "Other sizes, over PyTorch's layer" if must is None else DROPOUT
     return Case(what, cell, shape, subjects, PEER[cell], must, aim, seconds)
+
+
+def loop(cell: str, shape: Shape, seconds: float) -> Case:
+    """What one writes today, over PyTorch's layer without any dropout.
+
+    Apart from the others: all that it allocates makes those slower that take turns with it.
+    """
+    what = "nn.LSTMCell" if cell == "LSTM" else "the equations"
+    subjects = {f"{what} in a loop, with a mask": "loop", PEER[cell]: "nn"}
+    return Case(DROPOUT, cell, shape, subjects, PEER[cell], seconds=seconds)
+
+
+def share(cell: str, shape: Shape, seconds: float) -> Case:
+    """How much of the processor's peak a layer's products make use of.
+
+    The peer does as many multiply-adds as they do, in registers, so that it is as fast or slow as
+    the processor is just then.
+    """
+    what, subjects = "Share of the processor's peak", {"no noise": "lapse", FLOOR: "floor"}
+    must, aim = (75, 85) if shape == S2 else (None, None)
+    return Case(what, cell, shape, subjects, FLOOR, must, aim, seconds)
 
 
 def table(quick: bool) -> list[Case]:
@@ -88,6 +110,8 @@ def table(quick: bool) -> list[Case]:
     shapes, seconds = ([S1], 2.0) if quick else ([S1, S2], 8.0)
     bounds = {"LSTM": (1.0, 0.8), "GRU": (0.6, 0.4)}
     cases = [dropout(cell, s, seconds, *bounds[cell]) for cell in bounds for s in shapes]
+    cases += [loop(cell, s, seconds / 2) for cell in bounds for s in shapes]
+    cases += [share(cell, s, seconds / 2) for cell in bounds for s in shapes]
     cases += [
         Case(
             "Any form, over no noise",

@@ -1,8 +1,7 @@
-"""Correctness, before any timing: the layer that is timed, against the plain loop in float64."""
+"""Correctness, before any timing: all that is timed, against the plain loop in float64."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lapse.bench.steps import Padded, step
+from lapse.bench.steps import LoopWithMask, Packed, Padded, like, step
 from lapse.plan import Masks
 
 TOLERANCE = 1e-5
@@ -25,17 +24,21 @@ def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
     torch.manual_seed(2)
     found = step(module, x, dy)()
     torch.manual_seed(2)
-    layer: Any = module.layer if isinstance(module, Padded) else module
-    masks = layer.draw_masks(*x.shape[:2])
-    exact = copy.deepcopy(layer).double()
-    exact.kernel = "reference"
-    call: dict[str, Any] = {
-        "masks": Masks(*(m.double() if isinstance(m, Tensor) else m for m in masks))
-    }
-    if isinstance(module, Padded):
-        call["lengths"] = module.lengths
-    expected = step(_Call(exact, call), x.double(), dy.double())()
-    return worst(found, expected)
+    return worst(found, step(exact(module, x), x.double(), dy.double())())
+
+
+def exact(module: Any, x: Tensor) -> nn.Module:
+    """The plain loop in float64 with a module's weights, padding, and the noise it draws next."""
+    call: dict[str, Any] = {}
+    if isinstance(module, (Padded, Packed)):
+        call["lengths"], module = module.lengths, module.layer
+    noise, masks = getattr(module, "noise", ""), Masks()
+    if isinstance(module, LoopWithMask):
+        noise, masks, module = "h:0.5@BF", Masks(h=module.draw(x)[:, None, None]), module.cell
+    elif noise:
+        masks = module.draw_masks(*x.shape[:2])
+    call["masks"] = Masks(*(m.double() if isinstance(m, Tensor) else m for m in masks))
+    return _Call(like(module, noise, "reference").double(), call)
 
 
 def worst(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -43,17 +44,25 @@ def processor() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-def peak() -> float:
-    """Floating-point operations a second that all threads together can do, in multiply-adds.
+def multiply_adds(operations: float) -> None:
+    """Does as many floating-point operations, half of them additions, with all threads.
 
     They touch registers only: nothing that loads a number can be faster.
     """
-    best = 0.0
-    for _ in range(20):
+    one = extension().multiply_adds(instruction_set(), 1, 1, 0)
+    threads, parallel_for = pool()
+    rounds = round(operations / one / threads)
+    extension().multiply_adds(instruction_set(), rounds, threads, parallel_for)
+
+
+def peak() -> float:
+    """How many of them a second it can do."""
+    some, best = 1e9, math.inf
+    for _ in range(50):
         start = time.perf_counter()
-        operations = extension().multiply_adds(instruction_set(), 2_000_000, *pool())
-        best = max(best, operations / (time.perf_counter() - start))
-    return best
+        multiply_adds(some)
+        best = min(best, time.perf_counter() - start)
+    return some / best
 
 
 def _version(package: str) -> str | None:

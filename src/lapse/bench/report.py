@@ -66,11 +66,14 @@ A figure is the time of a whole training step over that of its peer: forward wit
 masks, then the gradients of the input and all weights. Both take turns in one process (Keras's
 backends in a process each, which also take turns), every other round in the opposite order; the
 figure is the median of the rounds' ratios, beside it are the median time and the quartiles.
-Compiling and first calls are left out.
+Compiling and first calls are left out. The processor's peak is a peer as well: as many
+multiply-adds as the products have, done in registers, so that a processor which slows down counts
+for neither side.
 
-Before anything is timed, the output and all gradients of the same layer are compared with the plain
-loop of `cells.py` in float64 and the same masks; `error` is the largest difference, relative to the
-largest entry or to 1. What is wrong has no time.
+Before anything is timed, its output and all gradients are compared with the plain loop of
+`cells.py` in float64, with the same weights and masks: that of lapse's layers, of PyTorch's, packed
+or not, and of the loop over a cell (of Keras's layers, lapse's only). `error` is the largest
+difference, relative to the largest entry or to 1. What is wrong has no time.
 
 Shapes are (batch, timesteps, features, units): S1 (32, 100, 64, 128), S2 (32, 100, 128, 512), S4
 (1, 1000, 64, 256). In padded batches the n-th of B samples has (n/B)^2 of the steps. GF/s counts

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from lapse.bench import check, keras_race, start, steps, timing
-from lapse.bench.cases import BOTH, NAMES, S1, S2, Case, Shape, table
+from lapse.bench import check, keras_race, machine, start, steps, timing
+from lapse.bench.cases import BOTH, FLOOR, NAMES, S1, S2, Case, Shape, table
 
 
 @dataclass
@@ -73,7 +74,7 @@ def run(quick: bool, described: dict[str, Any], progress: Progress) -> dict[str,
     rows: list[Row] = []
     for n, case in enumerate(cases):
         progress(f"{case.what}: {case.name}", sum(weights[:n]) / sum(weights))
-        rows += measure(case, described["peak_gflops"])
+        rows += measure(case)
     for n, (cell, shape) in enumerate(shapes, len(cases)):
         progress(f"Keras: {cell} {NAMES[shape]}", sum(weights[:n]) / sum(weights))
         rows += keras(cell, shape, described["threads"])
@@ -82,15 +83,12 @@ def run(quick: bool, described: dict[str, Any], progress: Progress) -> dict[str,
     return {"machine": described, "quick": quick, "rows": [asdict(row) for row in rows]}
 
 
-def measure(case: Case, peak: float) -> list[Row]:
+def measure(case: Case) -> list[Row]:
     """The rows of a case: right first, then timed."""
     x, dy = steps.inputs(case)
-    modules = {name: steps.build(case, kind) for name, kind in case.subjects.items()}
-    errors = {
-        name: check.error(module, x, dy)
-        for (name, kind), module in zip(case.subjects.items(), modules.values(), strict=True)
-        if kind.startswith("lapse") or kind == "padded"
-    }
+    flops = case.shape.flops(case.cell)
+    modules = {n: steps.build(case, kind) for n, kind in case.subjects.items() if n != FLOOR}
+    errors = {name: check.error(module, x, dy) for name, module in modules.items()}
     of_case: dict[str, Any] = {"what": case.what, "case": case.name}
     wrong = [
         Row(**of_case, subject=name, error=apart, note=WRONG)
@@ -99,36 +97,23 @@ def measure(case: Case, peak: float) -> list[Row]:
     ]
     if wrong:  # and nothing of it is timed
         return wrong
-    times = timing.interleave(
-        {name: steps.step(module, x, dy) for name, module in modules.items()}, case.seconds
-    )
+    subjects: dict[str, steps.Step] = {n: steps.step(m, x, dy) for n, m in modules.items()}
+    if FLOOR in case.subjects:
+        subjects[FLOOR] = partial(machine.multiply_adds, flops)
+    times = timing.interleave(subjects, case.seconds)
     found = []
     for name, kind in case.subjects.items():
         if name == case.peer:
             continue
         row: dict[str, Any] = timed(times[name], times[case.peer])
-        if kind == "padded" or kind.startswith("lapse "):
+        row["error"] = errors[name]
+        if case.peer == FLOOR:
+            row["value"], row["unit"] = 100 / row["value"], "%"
+        if case.peer == FLOOR or kind == "padded" or kind.startswith("lapse "):
             row |= {"must": case.must, "aim": case.aim}
-        if name in errors:
-            row["error"] = errors[name]
-            if kind != "padded":
-                row["gflops"] = case.shape.flops(case.cell) / row["ms"] / 1e6
+        if kind.startswith("lapse"):
+            row["gflops"] = flops / row["ms"] / 1e6
         found.append(Row(**of_case, subject=name, peer=case.peer, **row))
-        if kind == "lapse" and case.shape == S2:
-            share = 100 * case.shape.flops(case.cell) / row["ms"] / 1e6 / peak
-            found.append(
-                Row(
-                    "Share of the processor's peak in a training step",
-                    case.name,
-                    name,
-                    value=share,
-                    unit="%",
-                    must=75,
-                    aim=85,
-                    ms=row["ms"],
-                    gflops=row["gflops"],
-                )
-            )
     return found
 
 

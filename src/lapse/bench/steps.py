@@ -17,24 +17,38 @@ Step = Callable[[], Any]
 
 
 class LoopWithMask(nn.Module):
-    """What people write today: a cell in a loop, with one recurrent mask a sequence."""
+    """What one writes today: a cell in a loop, with one recurrent mask a sequence.
+
+    For GRU with its equations, as `nn.GRUCell` would drop from the state that it carries as well.
+    """
 
     def __init__(self, cell: str, features: int, units: int) -> None:
         super().__init__()
         self.cell = (nn.LSTMCell if cell == "LSTM" else nn.GRUCell)(features, units)
         self.units = units
 
+    def draw(self, x: Tensor) -> Tensor:
+        """The mask of a call, (batch, units)."""
+        return nn.functional.dropout(x.new_ones(x.shape[0], self.units))
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = c = x.new_zeros(x.shape[0], self.units)
-        mask = nn.functional.dropout(torch.ones_like(h))
+        mask = self.draw(x)
+        h = c = torch.zeros_like(mask)
         steps = []
         for now in x.unbind(1):
             if isinstance(self.cell, nn.LSTMCell):
                 h, c = self.cell(now, (h * mask, c))
             else:
-                h = self.cell(now, h * mask)
+                h = self._gru(now, h, h * mask)
             steps.append(h)
         return torch.stack(steps, 1), h
+
+    def _gru(self, x: Tensor, h: Tensor, read: Tensor) -> Tensor:
+        linear, cell = nn.functional.linear, self.cell
+        x_r, x_z, x_n = linear(x, cell.weight_ih, cell.bias_ih).chunk(3, 1)
+        h_r, h_z, h_n = linear(read, cell.weight_hh, cell.bias_hh).chunk(3, 1)
+        z, n = (x_z + h_z).sigmoid(), (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+        return n + z * (h - n)
 
 
 class Packed(nn.Module):
@@ -81,18 +95,29 @@ def build(case: Case, kind: str) -> nn.Module:
     native: nn.Module = getattr(nn, case.cell)(features, units, batch_first=True)
     if kind == "nn":
         return native
+    weights = native.state_dict()
     if kind == "loop":
-        return LoopWithMask(case.cell, features, units)
+        loop = LoopWithMask(case.cell, features, units)
+        loop.cell.load_state_dict({name.removesuffix("_l0"): w for name, w in weights.items()})
+        return loop
     if kind == "packed":
         return Packed(native, lengths_of(case))
     noise = kind.removeprefix("lapse").strip() if kind != "padded" else ""
+    layer = like(native, noise, "cpu")
+    return Padded(layer, lengths_of(case)) if kind == "padded" else layer
+
+
+def like(module: nn.Module, noise: str, kernel: str) -> Any:
+    """lapse's layer with the weights of another one, or of a cell."""
+    kind: Any = getattr(ours, type(module).__name__.removesuffix("Cell"))
     with warnings.catch_warnings():  # of forms that forget at evaluation, which nobody runs here
         warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
-        layer: nn.Module = getattr(ours, case.cell)(
-            features, units, batch_first=True, noise=noise or None, kernel="cpu"
+        layer = kind(
+            module.input_size, module.hidden_size, batch_first=True, noise=noise, kernel=kernel
         )
-    layer.load_state_dict(native.state_dict())
-    return Padded(layer, lengths_of(case)) if kind == "padded" else layer
+    weights = module.state_dict().items()
+    layer.load_state_dict({name.removesuffix("_l0") + "_l0": w for name, w in weights})
+    return layer
 
 
 def inputs(case: Case) -> tuple[Tensor, Tensor]:
