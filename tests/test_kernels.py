@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from lapse import masks as drawing
 from lapse.cells import Weights
 from lapse.kernels import dispatch
 from lapse.kernels.cpu import extension, instruction_set
-from lapse.plan import Coins, Masks
-from lapse.torch import LSTM, RNN, fused, ops, plain, pointers
+from lapse.plan import Coins, Fleeting, Masks
+from lapse.torch import LSTM, RNN, fused, modules, ops, plain, pointers
 from lapse.torch.plain import LIBRARY
 from lapse.torch.pointers import parts
 
@@ -31,6 +32,10 @@ EVERYTHING = {
     "GRU": "x:0.2@BFG h:0.2@BTFG z:0.2@BTF r:0.2@BF n:0.2@BT s:0.2@BTF>prev state:0.2@BF!exp",
     "SimpleRNN": "x:0.2@BF h:0.2@BTF s:0.2@BF s:0.2@BTF>prev W:0.2@IO U:0.2@IO y:0.2@BTF",
 }
+
+
+# Noise that no coins make, new at each step.
+FLEETING = "x:0.5@BTF~gauss h:0.5@BTFG~uniform g:0.3@BTF~concrete y:0.3@BTF~gauss"
 
 
 def results(run: Any, cell: Cell, given: Any, masks: Masks, dtype: Any, **options: Any) -> list:
@@ -305,12 +310,12 @@ def test_the_gradient_as_a_transform() -> None:
 
 
 def test_what_is_saved_for_backward() -> None:
-    """Six numbers a unit and step for an LSTM; noise that is constant over time adds none, and
-    noise that is drawn for each step a byte for each of its numbers."""
+    """Six numbers a unit and step for an LSTM; noise that is constant over time adds none, coins
+    that are drawn for each step a byte each, and all else that is drawn for each step none."""
     sizes = {}
     for noise in (
         *("", "h:0.5@BFG", "x:0.5@BF h:0.5@BF U:0.5@IO", "y:0.5@BTF"),
-        *("c:0.5@BTF>prev s:0.5@BTF>prev", "x:0.5@BTF h:0.5@BTF"),
+        *("c:0.5@BTF>prev s:0.5@BTF>prev", "x:0.5@BTF h:0.5@BTF", FLEETING),
     ):
         torch.manual_seed(0)
         layer = LSTM(4, 31, batch_first=True, noise=noise)
@@ -333,6 +338,34 @@ def test_what_is_saved_for_backward() -> None:
     assert a_step["c:0.5@BTF>prev s:0.5@BTF>prev"] == a_step[""] + 3 * 2 * 31
     assert a_step["x:0.5@BTF h:0.5@BTF"] == a_step[""] + 3 * (4 + 31)
     assert a_step["y:0.5@BTF"] == a_step[""] + 3 * 31
+    assert a_step[FLEETING] == a_step[""]
+
+
+def test_noise_that_is_drawn_again_for_backward_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive, draw = [], modules.draw
+
+    def watched(*arguments: Any, **sizes: Any) -> Masks:
+        masks = draw(*arguments, **sizes)
+        alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Fleeting))
+        return masks
+
+    monkeypatch.setattr(modules, "draw", watched)
+    layer, x = LSTM(4, 7, batch_first=True, noise=FLEETING, kernel="cpu"), torch.randn(3, 5, 4)
+    x.requires_grad_()
+    leaves = [x, *layer.parameters()]
+    torch.manual_seed(5)
+    y = layer(x)[0]
+    assert len(alive) == 4 and not any(one() is not None for one in alive)
+    found = torch.autograd.grad(y.square().sum(), leaves)
+    torch.manual_seed(5)
+    kept = layer.draw_masks(3, 5)
+    assert kept.h.shape == (3, 5, 4, 7) and not any(isinstance(mask, Fleeting) for mask in kept)
+    expected = layer(x, masks=kept)[0]
+    assert torch.equal(y, expected)
+    for one, other in zip(found, torch.autograd.grad(expected.square().sum(), leaves), strict=True):
+        assert torch.equal(one, other)
 
 
 @CELL

@@ -90,9 +90,12 @@ def draw(
 
 def is_packed(draws: tuple[Draw, ...]) -> bool:
     """Whether `draw(packed=True)` gives `Coins` for a slot with these draws."""
-    return all(one.term.law == "bern" for one in draws) and any(
-        "T" in one.term.axes for one in draws
-    )
+    return changes(draws) and all(one.term.law == "bern" for one in draws)
+
+
+def changes(draws: tuple[Draw, ...]) -> bool:
+    """Whether the mask of a slot with these draws changes with time."""
+    return any("T" in one.term.axes for one in draws)
 
 
 def shape(

@@ -6,6 +6,7 @@ end here: a term at site c with fill 0, say, becomes the same mask on the slots 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 
 
 class Masks(NamedTuple):
-    """One mask a slot: None (no noise), a number (evaluation), or an array (or `Coins`).
+    """One mask a slot: None (no noise), a number (evaluation), or an array.
+
+    Where layers draw for themselves, `Coins` or `Fleeting` may stand for an array.
 
     Arrays have the axes (batch, timesteps, gates, width), each of size 1 where the mask is shared.
     Width is features for x and units elsewhere; W and U are (rows, columns) of their weight.
@@ -48,6 +51,13 @@ class Coins(NamedTuple):
 
     kept: Any  # 1 keeps, 0 drops
     scale: float  # what is kept is multiplied by it
+
+
+class Fleeting(NamedTuple):
+    """Any other mask that changes with time: backward draws it again rather than keep it."""
+
+    numbers: Any
+    again: Callable[[], Any]
 
 
 class Draw(NamedTuple):

@@ -18,7 +18,7 @@ from lapse import arrays, cells, masks
 from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
-from lapse.plan import Coins, Masks, Plan
+from lapse.plan import Masks, Plan
 
 
 class _Graph:
@@ -112,18 +112,20 @@ def draw(plan: Plan, seed: Any, dtype: str, *, packed: bool = False, **sizes: An
 
     Args:
         seed: a whole number, or the pair that a `keras.random.SeedGenerator` gives.
-        packed: whether the torch backend may get `Coins`, which `unroll` takes.
+        packed: whether the torch backend may give what `lapse.torch.drawing.tensors` does, which
+            `unroll` takes.
         sizes: batch, timesteps, features, units and direction, as for `masks.draw`.
     """
     on, seed = _drawn_on(seed)
-    packed = packed and keras.backend.backend() == "torch"
+    if packed and keras.backend.backend() == "torch":
+        from lapse.torch.drawing import tensors
+
+        return tensors(plan, seed, **sizes)
 
     def tensor(mask: Any) -> Any:
-        if isinstance(mask, Coins):
-            return mask._replace(kept=ops.convert_to_tensor(mask.kept, "uint8"))
         return None if mask is None else ops.convert_to_tensor(mask, dtype)
 
-    return Masks(*map(tensor, masks.draw(plan, seed, arrays=on, packed=packed, **sizes)))
+    return Masks(*map(tensor, masks.draw(plan, seed, arrays=on, **sizes)))
 
 
 def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lapse import masks
 from lapse.arrays import NumpyArrays
-from lapse.plan import GATES, Coins, Draw, Masks, Plan, plan
+from lapse.plan import GATES, Coins, Draw, Fleeting, Masks, Plan, plan
 from lapse.torch.pointers import direct, pool
 
 
@@ -35,30 +35,45 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
 
 
 def draw(noise: str, cell: str, seed: Tensor, **sizes: int) -> Masks:
-    """`masks.draw(packed=True)` as tensors on the CPU.
+    """`tensors` of noise as text, also in a graph, which keeps all masks that it needs.
 
     Args:
-        noise: terms as text.
+        noise: terms.
         seed: from `draw_seed`.
         sizes: batch, timesteps, features, units.
     """
     if direct(seed):
-        return Masks(*map(_tensor, _draw(noise, cell, seed, **sizes)))
+        return tensors(_plan(noise, cell), seed.tolist(), **sizes)
+    drawn = draw_slots(noise, cell, seed, **sizes)
     filled = {}
-    tensors = draw_slots(noise, cell, seed, **sizes)
-    for (slot, scale), tensor in zip(_scales(noise, cell), tensors, strict=True):
+    for (slot, scale), tensor in zip(_scales(noise, cell), drawn, strict=True):
         filled[slot] = tensor if scale is None else Coins(tensor, scale)
     return Masks(**filled)
 
 
-def _draw(noise: str, cell: str, seed: Tensor, **sizes: int) -> Masks:
-    return masks.draw(_plan(noise, cell), seed.tolist(), **sizes, arrays=ARRAYS, packed=True)
+def tensors(plan: Plan, seed: Any, **sizes: Any) -> Masks:
+    """`masks.draw` as tensors on the CPU; what changes with time as `Coins` or `Fleeting`.
+
+    Args:
+        sizes: as for `masks.draw`.
+    """
+    drawn = masks.draw(plan, seed, **sizes, arrays=ARRAYS, packed=True)
+    filled: dict[str, Any] = {}
+    for slot, draws in plan.slots:
+        mask = getattr(drawn, slot)
+        if isinstance(mask, Coins):
+            filled[slot] = Coins(torch.from_numpy(mask.kept), mask.scale)
+        elif masks.changes(draws):
+            again = partial(_again, Plan(plan.cell, ((slot, draws),)), slot, seed, sizes)
+            filled[slot] = Fleeting(torch.from_numpy(mask), again)
+        else:
+            filled[slot] = torch.from_numpy(mask)
+    return Masks(**filled)
 
 
-def _tensor(mask: Any) -> Any:
-    if isinstance(mask, Coins):
-        return Coins(torch.from_numpy(mask.kept), mask.scale)
-    return None if mask is None else torch.from_numpy(mask)
+def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
+    drawn = masks.draw(alone, seed, **sizes, arrays=ARRAYS)
+    return torch.from_numpy(getattr(drawn, slot))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -77,10 +92,9 @@ def draw_slots(
 ) -> list[Tensor]:
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    drawn = map(_tensor, _draw(noise, cell, seed, **sizes))
-    by_name = dict(zip(Masks._fields, drawn, strict=True))
-    found = (by_name[slot] for slot, _ in _plan(noise, cell).slots)
-    return [mask.kept if isinstance(mask, Coins) else mask for mask in found]
+    drawn = tensors(_plan(noise, cell), seed.tolist(), **sizes)._asdict()
+    found = (drawn[slot] for slot, _ in _plan(noise, cell).slots)
+    return [mask[0] if isinstance(mask, (Coins, Fleeting)) else mask for mask in found]
 
 
 @draw_slots.register_fake

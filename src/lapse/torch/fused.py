@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lapse.cells import Weights, drop
-from lapse.plan import STATES, Coins, Masks
+from lapse.plan import STATES, Coins, Fleeting, Masks
 from lapse.torch import ops
 from lapse.torch.pointers import SLOTS
 
@@ -53,14 +54,13 @@ def unroll(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs a cell over whole sequences; takes and gives what `cells.unroll` does.
 
-    Masks may be `Coins`.
+    Masks may be `Coins` or `Fleeting`.
     """
     W, U = drop(weights.kernel, masks.W), drop(weights.recurrent_kernel, masks.U)
     state = initial_state or (x.new_zeros(x.shape[0], U.shape[0]),) * STATES[cell]
     h0, c0 = (*state, None)[:2]
-    x_mask, x_scale = _array(masks.x, W)
-    h_mask, h_scale = _array(masks.h, U)
-    slots = [_array(getattr(masks, slot, None), U) for slot in SLOTS[cell]]
+    x_mask, h_mask = _given(masks.x, W), _given(masks.h, U)
+    slots = [_given(getattr(masks, slot, None), U, of_gates=False) for slot in SLOTS[cell]]
     last_h, last_c, h, _, _ = ops.run(
         cell,
         reset_after,
@@ -72,10 +72,11 @@ def unroll(
         h0,
         c0,
         running,
-        x_mask,
-        h_mask,
-        [None if mask is None else mask[:, :, 0] for mask, _ in slots],
-        [x_scale, h_scale, *(scale for _, scale in slots)],
+        x_mask.array,
+        h_mask.array,
+        [mask.array for mask in slots],
+        [mask.scale for mask in (x_mask, h_mask, *slots)],
+        again=[mask.again for mask in (x_mask, h_mask, *slots)],
     )
     y = _dropped(h.swapaxes(0, 1), masks.y)
     if running is not None and (initial_state is not None or masks.y is not None):
@@ -92,22 +93,53 @@ def _bias(bias: Tensor | None, units: int) -> Tensor | None:
     return torch.cat([inputs[:both] + recurrent[:both], inputs[both:], last])
 
 
-def _array(mask: Any, like: Tensor) -> tuple[Tensor | None, float]:
-    """(batch or 1, timesteps or 1, gates or 1, width), and what its bytes are multiplied by."""
+class _Given(NamedTuple):
+    """A mask as `ops.layer` takes it, what its bytes are multiplied by, and how to get it again."""
+
+    array: Tensor | None = None
+    scale: float = 1.0
+    again: Callable[[], Tensor] | None = None
+
+
+def _given(mask: Any, like: Tensor, of_gates: bool = True) -> _Given:
     if mask is None:
-        return None, 1.0
+        return _Given()
     width = like.shape[0]
+
+    def whole(array: Tensor) -> Tensor:
+        array = array if array.shape[3] == width else array.expand(*array.shape[:3], width)
+        return array if of_gates else array[:, :, 0]
+
     if isinstance(mask, float):
-        return like.new_full((1, 1, 1, width), mask), 1.0
-    array, scale = mask if isinstance(mask, Coins) else (mask, 1.0)
-    return array if array.shape[3] == width else array.expand(*array.shape[:3], width), scale
+        return _Given(whole(like.new_full((1, 1, 1, 1), mask)))
+    if isinstance(mask, Coins):
+        return _Given(whole(mask.kept), mask.scale)
+    if isinstance(mask, Fleeting):
+        again = mask.again  # alone: what else the lambda held would be kept
+        return _Given(whole(mask.numbers), again=lambda: whole(again()))
+    return _Given(whole(mask))
 
 
 def _dropped(y: Tensor, mask: Any) -> Tensor:
     if isinstance(mask, Coins):
         return torch.where(mask.kept[:, :, 0].view(torch.bool), y * mask.scale, 0)
+    if isinstance(mask, Fleeting):
+        return _Times.apply(y, mask.numbers, mask.again)  # type: ignore
     whole = mask is None or isinstance(mask, float)
     return drop(y, mask if whole else mask[:, :, 0])  # type: ignore[no-any-return]
+
+
+class _Times(torch.autograd.Function):
+    """Outputs times a mask that is drawn again for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, mask: Tensor, again: Callable[[], Tensor]) -> Tensor:
+        ctx.again = again
+        return y * mask[:, :, 0]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return dy * ctx.again()[:, :, 0], None, None
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:

@@ -18,6 +18,8 @@ from lapse.torch import plain
 from lapse.torch.pointers import check, direct, parts
 from lapse.torch.pointers import run as _run
 
+Again = Callable[[], Tensor] | None
+
 
 def forward(
     cell: str,
@@ -193,13 +195,15 @@ def _empty_gradients(
     )
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _setup(ctx: Any, inputs: Sequence, output: tuple, again: Sequence[Again] = ()) -> None:
     *flags, x, kernel, recurrent, bias, h0, c0, running, x_mask, h_mask, slots, scales = inputs
     _, _, h, c, saved = output
     ctx.set_materialize_grads(False)
     ctx.flags, ctx.scales = flags, scales
-    tensors = (x, kernel, recurrent, bias, h0, c0, running, h, c, saved)
-    ctx.save_for_backward(*tensors, x_mask, h_mask, *slots)
+    masks = [x_mask, h_mask, *slots]
+    ctx.again = again or [None] * len(masks)
+    kept = (None if redraw else mask for mask, redraw in zip(masks, ctx.again, strict=True))
+    ctx.save_for_backward(x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *kept)
 
 
 def _gradients(
@@ -207,6 +211,7 @@ def _gradients(
     *_: Any,
 ) -> tuple:  # fmt: skip
     x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *masks = ctx.saved_tensors
+    masks = [again() if again else mask for mask, again in zip(masks, ctx.again, strict=True)]
     x_mask, h_mask, *slots = masks
     wanted = ctx.needs_input_grad[3:9]
     leaves = x, kernel, recurrent, bias, h0, c0
@@ -252,12 +257,26 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> tuple:  # its own names would be read anew at each call
-        return forward(*arguments)
+        return forward(*arguments[:-1])
 
-    setup_context = staticmethod(_setup)
-    backward = staticmethod(partial(_gradients, backward))
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *arguments, again = inputs
+        _setup(ctx, arguments, output, again)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple:
+        return *_gradients(backward, ctx, *gradients), None
 
 
-def run(*arguments: Any) -> tuple[Tensor, ...]:
-    """`layer`, called directly where that makes no difference but of time."""
-    return (_Direct.apply if direct(arguments[3]) else layer)(*arguments)  # type: ignore
+def run(*arguments: Any, again: Sequence[Again]) -> tuple[Tensor, ...]:
+    """`layer`, called directly where that makes no difference but of time.
+
+    Args:
+        arguments: those of `layer`.
+        again: for the mask of x, that of h and the slots, what draws it again for backward; None
+            where it is to be kept, as an operator keeps all of them.
+    """
+    if not direct(arguments[3]):
+        return tuple(layer(*arguments))
+    return tuple(_Direct.apply(*arguments, again))  # type: ignore[no-untyped-call]

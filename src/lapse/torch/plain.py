@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lapse import cells
 from lapse.cells import Weights
-from lapse.plan import STATES, Coins, Masks
+from lapse.plan import STATES, Coins, Fleeting, Masks
 from lapse.torch.pointers import SLOTS
 
 LIBRARY = cells.Library(
@@ -27,11 +27,12 @@ LIBRARY = cells.Library(
 
 
 def floats(masks: Masks, like: Tensor) -> Masks:
-    """Masks with the dtype and on the device of a tensor; `Coins` become numbers."""
+    """Masks with the dtype and on the device of a tensor, all of them numbers."""
 
     def one(mask: Any) -> Any:
         if isinstance(mask, Coins):
             return mask.kept.to(like) * mask.scale
+        mask = mask.numbers if isinstance(mask, Fleeting) else mask
         return mask.to(like) if isinstance(mask, Tensor) else mask
 
     return Masks(*map(one, masks))
