@@ -28,6 +28,7 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "masks": {"arrays", "errors", "kernels.cpu", "noise", "philox", "plan"},
     "cells": {"plan"},
     "weights": {"cells"},
+    "explain": {"errors", "kernels.cpu", "kernels.dispatch", "masks", "noise", "plan"},
 }
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
 # What the comparison may use of lapse: its public front-ends, the core,
@@ -92,7 +93,7 @@ def modules(file: Path) -> set[str]:
 
 def test_the_core_is_all_there() -> None:
     """A new module in the core has to say here what it may import."""
-    assert {file.stem for file in ROOT.glob("*.py")} - {"__init__", "cli", "explain"} == set(CORE)
+    assert {file.stem for file in ROOT.glob("*.py")} - {"__init__", "cli"} == set(CORE)
 
 
 @pytest.mark.parametrize("name", CORE)

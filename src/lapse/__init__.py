@@ -5,6 +5,7 @@
 
 from lapse.errors import LapseError as LapseError
 from lapse.errors import PlainLoopWarning as PlainLoopWarning
+from lapse.explain import explain as explain
 from lapse.forms import AwdLstm as AwdLstm
 from lapse.forms import Dropout as Dropout
 from lapse.forms import EmbeddingDropout as EmbeddingDropout

@@ -134,7 +134,7 @@ def expected(plan: Plan) -> Masks:
     filled = {}
     for slot, draws in plan.slots:
         factors = [
-            1 - _rate(one.term)
+            1 - rate_of(one.term)
             for one in draws
             if one.term.fill == "prev" or one.term.scale == "exp"
         ]
@@ -155,7 +155,7 @@ def check_rows(terms: tuple[Term, ...]) -> None:
 
 def expected_rows(terms: tuple[Term, ...]) -> float:
     """The constant that stands for the mask of an embedding table at evaluation."""
-    return math.prod(1 - _rate(term) for term in terms if term.scale == "exp")
+    return math.prod(1 - rate_of(term) for term in terms if term.scale == "exp")
 
 
 def draw_rows(
@@ -283,7 +283,7 @@ class _Stream:
         return factors
 
     def _law(self, one: Draw, shape: tuple[Any, Any, int, int]) -> Any:
-        arrays, term, rate = self.arrays, one.term, _rate(one.term)
+        arrays, term, rate = self.arrays, one.term, rate_of(one.term)
         if term.law == "bern" and self.kernels is not None and (start := _threshold(rate)) <= WORD:
             samples, steps, gates, width = shape
             gate = arrays.words([one.kind | n << 8 | self.place for n in range(gates)])
@@ -319,7 +319,7 @@ class _Stream:
         is as likely to be covered as any other.
         """
         arrays = self.arrays
-        start = _threshold(1 - _start(_rate(one.term), longest))
+        start = _threshold(1 - _start(rate_of(one.term), longest))
         starts = arrays.at_least(self._words(one.kind, *shape), start)
         # The length minus 1: a word cut into L equal ranges.
         lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
@@ -333,7 +333,8 @@ class _Stream:
         return ~reduce(operator.or_, map(covered, range(longest)))
 
 
-def _rate(term: Term) -> float:
+def rate_of(term: Term) -> float:
+    """The rate, a number."""
     assert isinstance(term.rate, float)  # the plan refuses other rates
     return term.rate
 
@@ -345,7 +346,7 @@ def _threshold(rate: float) -> int:
 
 def scale(term: Term) -> float:
     """What is kept is multiplied by it in training."""
-    return 1 / (1 - _rate(term)) if term.scale == "inv" else 1.0
+    return 1 / (1 - rate_of(term)) if term.scale == "inv" else 1.0
 
 
 def _start(rate: float, longest: int) -> float:

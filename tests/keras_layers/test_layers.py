@@ -36,6 +36,7 @@ from keras_support import (
     turned,
 )
 
+import lapse
 from catalog import (
     CASES,
     CELLS,
@@ -393,3 +394,18 @@ def test_the_kernel_runs_where_there_is_one(cell: Cell, backwards: bool) -> None
 def test_a_saved_layer_keeps_its_kernel() -> None:
     layer = lapse_layer(LSTM, kernel="reference")
     assert type(layer).from_config(layer.get_config()).kernel == "reference"
+
+
+def test_a_layer_is_explained_once_it_knows_its_sizes() -> None:
+    layer = lapse_layer(LSTM, "x:0.5@BF", activation="relu")
+    with pytest.raises(LapseError, match="doesn't know its number of features yet"):
+        lapse.explain(layer)
+    layer.build((None, TIMESTEPS, 3))
+    text = lapse.explain(layer)
+    assert "x:0.5@BF acts on what it reads of its input" in text and "(batch, 1, 1, 3)" in text
+    why = "its activations are tanh and sigmoid" if BACKEND == "torch" else "torch backend only"
+    assert text.splitlines()[-1].startswith("Runs on the plain loop, for") and why in text
+    if BACKEND == "torch":
+        right = lapse_layer(LSTM)
+        right.build((None, TIMESTEPS, 3))
+        assert "Runs on the C++ kernel" in lapse.explain(right)

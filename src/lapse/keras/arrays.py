@@ -162,6 +162,9 @@ def _in_a_graph(seed: Any) -> bool:
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
+ELSEWHERE = "it runs on Keras's torch backend only"
+
+
 def unroll(
     kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:
@@ -173,20 +176,28 @@ def unroll(
     """
     weights_of = weights(cell)
     call["reset_after"] = getattr(cell, "reset_after", True)
-    if keras.backend.backend() == "torch":
-        from lapse.torch import fused, plain
+    why_not = obstacle(x, cell, masks, call["initial_state"])
+    if choose(why_not, kernel, expected=why_not == ELSEWHERE) == "cpu":
+        from lapse.torch import fused
 
-        own = cell.activation is keras.activations.tanh and (
-            getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
-        )
-        state = call["initial_state"]
-        why_not = fused.obstacle(x, weights_of, masks, state, activations=own)
-        if choose(why_not, kernel) == "cpu":
-            return fused.unroll(kind, x, weights_of, masks, **call)
+        return fused.unroll(kind, x, weights_of, masks, **call)
+    if keras.backend.backend() == "torch":
+        from lapse.torch import plain
+
         masks = plain.floats(masks, x)
-    else:
-        choose("it runs on Keras's torch backend only", kernel, expected=True)
     return cells.unroll(kind, x, weights_of, masks, **call, library=library(cell, scan))
+
+
+def obstacle(x: Any, cell: Any, masks: Masks, state: Any) -> str | None:
+    """What about a call the C++ kernels can't do, in words; None if nothing."""
+    if keras.backend.backend() != "torch":
+        return ELSEWHERE
+    from lapse.torch import fused
+
+    own = cell.activation is keras.activations.tanh and (
+        getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
+    )
+    return fused.obstacle(x, weights(cell), masks, state, activations=own)
 
 
 def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:

@@ -67,11 +67,21 @@ class _Recurrent(Noisy):
         Raises:
             LapseError: when the layer is not built yet.
         """
+        self._know_sizes()
+        return self._draw(batch, timesteps, seed)
+
+    def runs(self) -> tuple[dict[str, int], str | None]:
+        """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
+        self._know_sizes()
+        like = ops.convert_to_tensor(self.cell.kernel)
+        why_not = arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
+        return {"features": self.cell.kernel.shape[0], "units": self.units}, why_not
+
+    def _know_sizes(self) -> None:
         if not self.built:
             raise LapseError(
                 f"{self.name} doesn't know its number of features yet; call it or build it first."
             )
-        return self._draw(batch, timesteps, seed)
 
     def _draw(self, batch: Any, timesteps: Any, seed: Any = None, packed: bool = False) -> Masks:
         return arrays.draw(

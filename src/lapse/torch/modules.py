@@ -145,6 +145,13 @@ class _Recurrent(nn.RNNBase):
             y = y.swapaxes(0, 1)
         return y, last if self.cell == "LSTM" else last[0]
 
+    def runs(self) -> tuple[dict[str, int], str | None]:
+        """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
+        like: Tensor = self.weight_ih_l0  # type: ignore[assignment]
+        plain = self._library() is LIBRARY
+        why_not = fused.obstacle(like, self._weights(), Masks(), None, activations=plain)
+        return {"features": self.input_size, "units": self.hidden_size}, why_not
+
     def _run(self, x: Tensor, masks: Masks, state: Any, running: Any) -> tuple[Tensor, tuple]:
         weights, library = self._weights(), self._library()
         plain = library is LIBRARY

@@ -1,0 +1,107 @@
+"""What a layer does with its noise, in words, and which kernel runs it and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lapse import masks
+from lapse.errors import LapseError
+from lapse.kernels.cpu import instruction_set
+from lapse.kernels.dispatch import decide
+from lapse.noise import Term
+from lapse.plan import GATES, Draw
+
+_WHERE = {
+    "x": "what it reads of its input",
+    "h": "what it reads of its hidden state, where that meets the recurrent kernel",
+    "y": "its output",
+    "W": "its kernel",
+    "U": "its recurrent kernel",
+    "i": "the input gate",
+    "f": "the forget gate",
+    "g": "the candidate",
+    "o": "the output gate",
+    "z": "the update gate",
+    "r": "the reset gate",
+    "n": "the candidate",
+    "c": "the cell state",
+    "s": "the hidden state, as it is carried and put out",
+    "state": "all carried states, with one coin",
+}
+_ALONG = {"B": "sample", "F": "feature", "G": "gate", "I": "row", "O": "column"}
+
+
+def explain(layer: Any) -> str:
+    """What a recurrent layer of lapse really does: for each noise what it acts on, with a mask of
+    which shape, drawn how often and scaled how; and which kernel runs the layer, and why.
+
+    Args:
+        layer: of `lapse.torch`, or of `lapse.keras` once it is built.
+
+    Raises:
+        LapseError: for anything else.
+    """
+    if not hasattr(layer, "runs"):
+        raise LapseError(
+            f"{type(layer).__name__} is no recurrent layer of lapse; explain takes an LSTM, GRU, "
+            "RNN or SimpleRNN of lapse.torch or lapse.keras."
+        )
+    sizes, obstacle = layer.runs()
+    terms = " ".join(map(str, layer.plan.terms))
+    lines = [f"{type(layer).__name__} with {f'the noise {terms}' if terms else 'no noise'}."]
+    first = {one.term: (one, slot) for slot, draws in reversed(layer.plan.slots) for one in draws}
+    for term in layer.plan.terms:
+        lines += _of_term(*first[term], layer.plan.cell, sizes)
+    try:
+        kernel, why, _ = decide(obstacle, layer.kernel)
+    except LapseError as error:
+        return "\n".join([*lines, f"Can't run: {error}"])
+    name = f"the C++ kernel ({instruction_set()})" if kernel == "cpu" else "the plain loop"
+    return "\n".join([*lines, f"Runs on {name}, for {why}."])
+
+
+def _of_term(one: Draw, slot: str, cell: str, sizes: dict[str, int]) -> list[str]:
+    term, gates = one.term, len(GATES[cell])
+    shape = masks.shape(slot, (one,), batch="batch", timesteps="timesteps", gates=gates, **sizes)
+    return [
+        f"{term} acts on {_WHERE[term.site]}:",
+        f"    {_effect(term)};",
+        f"    drawn {_how_often(term)}, a mask of ({', '.join(map(str, shape))});",
+        f"    in evaluation {_evaluation(term)}.",
+    ]
+
+
+def _effect(term: Term) -> str:
+    rate = masks.rate_of(term)
+    if term.fill == "prev":
+        return f"keeps its old value with probability {rate:g}"
+    if term.law != "bern":
+        return f"multiplied by numbers ({term.law}) of mean 1 and variance {rate / (1 - rate):.3g}"
+    kept = f", and what is kept is multiplied by {masks.scale(term):.3g}"
+    return f"0 with probability {rate:g}{kept if term.scale == 'inv' else ''}"
+
+
+def _evaluation(term: Term) -> str:
+    kept = 1 - masks.rate_of(term)
+    if term.fill == "prev":
+        return f"moved by {kept:g} of the way from its old value to the new one"
+    return f"multiplied by {kept:g}" if term.scale == "exp" else "left as it is"
+
+
+def _how_often(term: Term) -> str:
+    axes = term.axes
+    time = axes.get("T")
+    if term.site in ("W", "U") or ("B" not in axes and time is None):
+        how = "once per call"
+    elif time is None:
+        how = "once per sequence"
+    elif time.kind == "/":
+        how = f"every {int(time.size)} steps"
+    elif time.kind == "~":
+        how = f"anew with probability {time.size:g} at each step"
+    elif time.kind == "[":
+        how = f"in spans of 1 to {int(time.size)} steps"
+    else:
+        how = "at each step"
+    along = [_ALONG[name] for name in axes if name in _ALONG]
+    return how + (f", apart for each {', '.join(along)}" if along else "")

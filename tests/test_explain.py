@@ -1,0 +1,94 @@
+"""`lapse.explain`: every kind of noise in words, and the kernel that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import lapse
+from catalog import CASE_IDS, CASES, NOISE, Cell
+from lapse import LapseError, masks
+from lapse.kernels import dispatch
+from lapse.kernels.cpu import instruction_set
+from lapse.torch import GRU, LSTM, RNN
+
+
+def test_both_arguments_of_keras() -> None:
+    assert lapse.explain(LSTM(64, 128, noise=lapse.KerasDropout(0.5, 0.2))).splitlines() == [
+        "LSTM with the noise x:0.5@BFG h:0.2@BFG.",
+        "x:0.5@BFG acts on what it reads of its input:",
+        "    0 with probability 0.5, and what is kept is multiplied by 2;",
+        "    drawn once per sequence, apart for each sample, feature, gate, a mask of "
+        "(batch, 1, 4, 64);",
+        "    in evaluation left as it is.",
+        "h:0.2@BFG acts on what it reads of its hidden state, where that meets the recurrent "
+        "kernel:",
+        "    0 with probability 0.2, and what is kept is multiplied by 1.25;",
+        "    drawn once per sequence, apart for each sample, feature, gate, a mask of "
+        "(batch, 1, 4, 128);",
+        "    in evaluation left as it is.",
+        f"Runs on the C++ kernel ({instruction_set()}), for nothing keeps it from running.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        ("c:0.5@BTF>prev", ["the cell state", "keeps its old value with probability 0.5",
+                            "at each step", "(batch, timesteps, 1, 5)",
+                            "moved by 0.5 of the way from its old value"]),
+        ("c:0.2@BF!exp", ["0 with probability 0.2;", "(batch, 1, 1, 5)", "multiplied by 0.8"]),
+        ("state:0.1@BT>prev", ["all carried states, with one coin", "(batch, timesteps, 1, 1)"]),
+        ("x:0.4@BT[5]!none", ["0 with probability 0.4;", "in spans of 1 to 5 steps"]),
+        ("x:0.4@BT/3", ["every 3 steps"]),
+        ("h:0.4@BT~0.25F", ["anew with probability 0.25 at each step"]),
+        ("U:0.3@IO", ["its recurrent kernel:", "multiplied by 1.43", "once per call",
+                      "apart for each row, column", "(5, 20)"]),
+        ("W:0.3@O", ["its kernel:", "(1, 20)"]),
+        ("y:0.2@BF~gauss", ["its output", "numbers (gauss) of mean 1 and variance 0.25"]),
+        ("g:0.1@F", ["the candidate", "once per call, apart for each feature", "(1, 1, 1, 5)",
+                     "multiplied by 0.9"]),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
+def test_each_part_of_a_term_in_words(term: str, said: list[str]) -> None:
+    text = lapse.explain(LSTM(3, 5, noise=term))
+    for words in said:
+        assert words in text
+
+
+@pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)
+@pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
+def test_shapes_are_those_of_the_masks(cell: Cell, name: str) -> None:
+    kinds = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
+    layer = kinds[cell.name](3, 5, noise=NOISE[name])
+    text = lapse.explain(layer)
+    drawn = masks.draw(layer.plan, 1, batch=2, timesteps=7, features=3, units=5)
+    for slot, draws in layer.plan.slots:
+        if len(draws) == 1:
+            names = {2: "batch", 7: "timesteps"} if slot not in "WU" else {}
+            shape = ", ".join(str(names.get(n, n)) for n in getattr(drawn, slot).shape)
+            assert f"a mask of ({shape})" in text
+
+
+def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last(layer: Any) -> str:
+        return lapse.explain(layer).splitlines()[-1]
+
+    plain = "Runs on the plain loop, for the C++ kernel can't run here: "
+    assert last(RNN(3, 4, nonlinearity="relu")) == plain + "its activations are tanh and sigmoid."
+    assert last(LSTM(3, 4).double()) == plain + "it computes in float32, and was given float64."
+    assert "the device meta" in last(LSTM(3, 4, device="meta"))
+    asked = last(LSTM(3, 4, kernel="reference"))
+    assert asked == "Runs on the plain loop, for kernel=reference asks for it."
+    forced = last(LSTM(3, 4, kernel="cpu").to(torch.bfloat16))
+    assert forced.startswith("Can't run: kernel=cpu asks for the C++ kernel") and "auto" in forced
+    monkeypatch.setattr(dispatch, "extension", lambda: None)
+    assert "installed without a C++ compiler" in last(GRU(3, 4))
+
+
+def test_what_is_no_layer_of_lapse() -> None:
+    with pytest.raises(LapseError, match="LSTM is no recurrent layer of lapse; explain takes"):
+        lapse.explain(torch.nn.LSTM(3, 4))
