@@ -2,9 +2,6 @@
 #pragma once
 #include "recurrent.h"
 #include "vector.h"
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 namespace lapse {
 namespace {

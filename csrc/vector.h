@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, WIDE = 3, TALL = 8;  // lanes of a vector, vectors of a panel, rows of a tile
@@ -22,12 +25,31 @@ struct Full {};  // all lanes, known when compiled; `int` is how many at the end
 inline vector load(const float *at, Full) { return *(const unaligned *)at; }
 inline void store(float *at, vector v, Full) { *(unaligned *)at = v; }
 
+// A part of a vector; where processors can, in one instruction: through memory, the whole vector would
+// wait for its parts.
+#if defined(__AVX512F__)
+inline vector load(const float *at, int lanes) {
+  return (vector)_mm512_maskz_loadu_ps((1u << lanes) - 1, at);
+}
+inline void store(float *at, vector v, int lanes) {
+  _mm512_mask_storeu_ps(at, (1u << lanes) - 1, (__m512)v);
+}
+#elif defined(__AVX2__)
+inline __m256i first(int lanes) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline vector load(const float *at, int lanes) { return (vector)_mm256_maskload_ps(at, first(lanes)); }
+inline void store(float *at, vector v, int lanes) {
+  _mm256_maskstore_ps(at, first(lanes), (__m256)v);
+}
+#else
 inline vector load(const float *at, int lanes) {
   vector v = {};
   std::memcpy(&v, at, lanes * sizeof(float));
   return v;
 }
 inline void store(float *at, vector v, int lanes) { std::memcpy(at, &v, lanes * sizeof(float)); }
+#endif
 
 inline vector all(float value) { return value - vector{}; }
 
