@@ -95,8 +95,10 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
 
     if (phase % PHASES == 0) {
       for (int64_t b : share.samples)
-        if (const float *outside = row(l.dh, t, b))
-          for (int64_t u = mine.begin; u < mine.end; u++) l.dh0[b * H + u] += outside[u];
+        if (const float *outside = row(l.dh, t, b)) {
+          const float *m = factors(l.slots[OUTPUT], t, b, mine, room.mask, room.ones);
+          for (int64_t u = mine.begin; u < mine.end; u++) l.dh0[b * H + u] += outside[u] * m[u];
+        }
       for (int64_t b : share.padding)
         for (int s = 0; s < S; s++)
           std::fill(dz_row(b) + s * H + mine.begin, dz_row(b) + s * H + mine.end, 0.0f);

@@ -99,7 +99,16 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
       }
     }
     if (!steps) continue;
-    for (int64_t j = 0; j < real; j++) Cell::step(unit_row(j), units);
+    for (int64_t j = 0; j < real; j++) {
+      const Row r = unit_row(j);
+      Cell::step(r, units);
+      if (l.y) {
+        float *y = l.y + (t * l.batch + share.real[j]) * H;
+        each_unit(mine, [&](int64_t u, auto lanes) {
+          store(y + u, load(r.h_new + u, lanes) * load(r.mask[OUTPUT] + u, lanes), lanes);
+        });
+      }
+    }
     for (int64_t b : share.padding) {
       std::copy(h + b * H + mine.begin, h + b * H + mine.end, h_new + b * H + mine.begin);
       if (l.c) std::copy(c + b * H + mine.begin, c + b * H + mine.end, c_new + b * H + mine.begin);

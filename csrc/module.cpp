@@ -90,7 +90,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
                 int64_t features, int64_t units, bool reverse, uintptr_t running, const Place &x,
                 const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
                 const std::vector<MaskPlace> &slots, const Place &kernel, const Place &recurrent,
-                uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t saved,
+                uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t y, uintptr_t saved,
                 const Place &dh, uintptr_t dh0, uintptr_t dc0, const Place &dx,
                 const Place &dkernel, const Place &drecurrent, uintptr_t dbias, int64_t threads,
                 bool of_units, uintptr_t parallel_for) {
@@ -106,7 +106,8 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.kernel = strided<const float>(kernel), layer.recurrent = strided<const float>(recurrent);
   layer.bias = at<const float>(bias);
   layer.h0 = at<const float>(h0), layer.c0 = at<const float>(c0);
-  layer.h = at<float>(h), layer.c = at<float>(c), layer.saved = at<float>(saved);
+  layer.h = at<float>(h), layer.c = at<float>(c), layer.y = at<float>(y);
+  layer.saved = at<float>(saved);
   layer.dh = rows(dh), layer.dh0 = at<float>(dh0), layer.dc0 = at<float>(dc0);
   layer.dx = rows(dx);
   layer.dkernel = strided<float>(dkernel), layer.drecurrent = strided<float>(drecurrent);
@@ -209,7 +210,7 @@ NB_MODULE(_cpu, m) {
   m.def("multiply_adds", &lapse::multiply_adds, "isa"_a, "rounds"_a, "threads"_a, "parallel_for"_a);
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
-        "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "saved"_a, "dh"_a, "dh0"_a,
+        "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "y"_a, "saved"_a, "dh"_a, "dh0"_a,
         "dc0"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
         "of_units"_a, "parallel_for"_a);
 }

@@ -33,7 +33,7 @@ struct Mask {
   float scale;
 };
 
-enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, SLOTS };
+enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, OUTPUT, SLOTS };
 
 struct Layer {
   Cell cell;
@@ -44,15 +44,16 @@ struct Layer {
   Rows x;                     // of F
   int64_t x_masks, h_masks;   // how many of the next two: 0 none, 1 for all gates, G one a gate
   Mask x_mask[4], h_mask[4];  // of F, of H: on x before W, and on h before U
-  Mask slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h
+  Mask slots[SLOTS];          // of H: on the gates in order; s; k_c; k_h; y
   Strided<const float> kernel, recurrent;  // W [F][G*H], U [H][G*H]
   const float *bias;          // [S*H], for GRU that of the n of h last; forward only
   const float *h0, *c0;       // [B][H] states before the first step; c is LSTM's
 
   float *h, *c;  // [T][B][H] states after each step, written by forward
+  float *y;      // [T][B][H] h through its mask, written by forward at real steps; null without one
   float *saved;  // [T][B][S*H] what backward needs, written by forward at real steps
 
-  Rows dh;                  // of H: gradient of h from outside
+  Rows dh;                  // of H: gradient of h from outside, or with its mask that of y
   float *dh0, *dc0;         // [B][H] in: gradient of the last states; out: of the first
   float *dz;                // [dz_steps][B][S*H] gradients before the gates' activations: those of
   int64_t dz_steps;         // the n-th step back stand at n % dz_steps

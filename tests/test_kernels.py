@@ -28,8 +28,10 @@ TOLERANCE = 1e-5  # float32 against float64, relative to the largest entry or to
 
 # Every slot of each cell, in all shapes of masks.
 EVERYTHING = {
-    "LSTM": "x:0.2@BFG h:0.2@BFG i:0.2@BTF f:0.2@BF g:0.2@BT o:0.2@F c:0.2@BTF>prev s:0.2@BT>prev",
-    "GRU": "x:0.2@BFG h:0.2@BTFG z:0.2@BTF r:0.2@BF n:0.2@BT s:0.2@BTF>prev state:0.2@BF!exp",
+    "LSTM": "x:0.2@BFG h:0.2@BFG i:0.2@BTF f:0.2@BF g:0.2@BT o:0.2@F c:0.2@BTF>prev s:0.2@BT>prev "
+    "y:0.2@BF",
+    "GRU": "x:0.2@BFG h:0.2@BTFG z:0.2@BTF r:0.2@BF n:0.2@BT s:0.2@BTF>prev state:0.2@BF!exp "
+    "y:0.2@BT",
     "SimpleRNN": "x:0.2@BF h:0.2@BTF s:0.2@BF s:0.2@BTF>prev W:0.2@IO U:0.2@IO y:0.2@BTF",
 }
 
@@ -240,9 +242,10 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
 
     h0, c0 = (*map(leaf, given.state), None)[:2]
     mask = torch.ones(2, 1, cell.gates if read == "gates" else 1, 5) if read else None
-    slots: list[Tensor | None] = [None] * 7
+    slots: list[Tensor | None] = [None] * 8
     slots[6] = torch.full((2, 3, 5), 0.5)
     slots[0] = torch.ones(2, 3, 5, dtype=torch.uint8)
+    slots[7] = torch.ones(2, 1, 5) if read else None
     bias = leaf(np.ones(parts(cell.name, cell.reset_after) * 5))
     arguments = (leaf(given.x), leaf(given.weights[0]), leaf(given.weights[1]), bias)
     running = torch.tensor([[True] * 3, [True, False, False]]) if padded else None
@@ -404,10 +407,10 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
     )
     h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
     mask = torch.ones(2, 3, 5)
-    no = [None] * 6
+    no = [None] * 7
     right = (
         cell.name, cell.reset_after, False, x, kernel, recurrent, None, h0, c0, None,
-        None, mask[:, :, None], [*no, mask], [1.0] * 9,
+        None, mask[:, :, None], [*no, mask], [1.0] * 10,
     )  # fmt: skip
     ops.layer(*right)
     wrong = {

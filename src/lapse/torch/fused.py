@@ -61,7 +61,7 @@ def unroll(
     h0, c0 = (*state, None)[:2]
     x_mask, h_mask = _given(masks.x, W), _given(masks.h, U)
     slots = [_given(getattr(masks, slot, None), U, of_gates=False) for slot in SLOTS[cell]]
-    last_h, last_c, h, _, _ = ops.run(
+    last_h, last_c, h, _, _, outputs = ops.run(
         cell,
         reset_after,
         reverse,
@@ -78,7 +78,7 @@ def unroll(
         [mask.scale for mask in (x_mask, h_mask, *slots)],
         again=[mask.again for mask in (x_mask, h_mask, *slots)],
     )
-    y = _dropped(h.swapaxes(0, 1), masks.y)
+    y = (h if masks.y is None else outputs).swapaxes(0, 1)
     if running is not None and (initial_state is not None or masks.y is not None):
         y = _hold(y, running, reverse)
     return y, (last_h, last_c) if cell == "LSTM" else (last_h,)
@@ -118,28 +118,6 @@ def _given(mask: Any, like: Tensor, of_gates: bool = True) -> _Given:
         again = mask.again  # alone: what else the lambda held would be kept
         return _Given(whole(mask.numbers), again=lambda: whole(again()))
     return _Given(whole(mask))
-
-
-def _dropped(y: Tensor, mask: Any) -> Tensor:
-    if isinstance(mask, Coins):
-        return torch.where(mask.kept[:, :, 0].view(torch.bool), y * mask.scale, 0)
-    if isinstance(mask, Fleeting):
-        return _Times.apply(y, mask.numbers, mask.again)  # type: ignore
-    whole = mask is None or isinstance(mask, float)
-    return drop(y, mask if whole else mask[:, :, 0])  # type: ignore[no-any-return]
-
-
-class _Times(torch.autograd.Function):
-    """Outputs times a mask that is drawn again for backward."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, mask: Tensor, again: Callable[[], Tensor]) -> Tensor:
-        ctx.again = again
-        return y * mask[:, :, 0]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        return dy * ctx.again()[:, :, 0], None, None
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:

@@ -1,7 +1,7 @@
 """A recurrent layer over whole sequences as one PyTorch operator, on the CPU kernels of `csrc/`.
 
 `layer` and `layer_backward` are opaque to autograd and to torch.compile; second derivatives take
-the plain loop. Modules call `run`. Masks on weights and outputs are plain PyTorch around it; see
+the plain loop. Modules call `run`. Masks on weights are plain PyTorch around it; see
 `fused.py`.
 """
 
@@ -36,7 +36,7 @@ def forward(
     h_mask: Tensor | None,
     slots: Sequence[Tensor | None],
     scales: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Runs a cell over whole sequences.
 
     Args:
@@ -53,14 +53,16 @@ def forward(
         scales: what each of all these masks is multiplied by, if it is of uint8.
 
     Returns:
-        The last h and c (batch, units), all h and all c (timesteps, batch, units), and what
-        backward needs, (timesteps, batch, parts*units). Where there is no c they are empty.
+        The last h and c (batch, units), all h and all c (timesteps, batch, units), what backward
+        needs, (timesteps, batch, parts*units), and all outputs (timesteps, batch, units), with
+        nothing in padding. Where there is no c, both are empty; so are outputs that no mask makes
+        differ from h.
     """
     check(
         cell, reset_after, x, kernel, recurrent_kernel, bias, h0, c0, running,
         x_mask, h_mask, slots,
     )  # fmt: skip
-    last_h, last_c, h, c, saved = _empty(cell, reset_after, x, h0)
+    last_h, last_c, h, c, saved, y = made = _empty(cell, reset_after, x, h0, slots)
     _run(
         cell,
         reset_after,
@@ -70,13 +72,13 @@ def forward(
         (x_mask, h_mask, *slots),
         scales,
         {"bias": bias, "h0": h0, "c0": c0, "running": running},
-        {"h": h, "c": c, "saved": saved},
+        {"h": h, "c": c, "saved": saved, "y": y},
     )
     last = 0 if reverse else -1
     last_h.copy_(h[last])
     if c0 is not None:
         last_c.copy_(c[last])
-    return last_h, last_c, h, c, saved
+    return made
 
 
 layer = torch.library.custom_op("lapse::layer", forward, mutates_args=())
@@ -85,12 +87,14 @@ layer = torch.library.custom_op("lapse::layer", forward, mutates_args=())
 @layer.register_fake
 def _(
     cell: str, reset_after: bool, reverse: bool, x: Tensor, kernel: Any, recurrent: Any, bias: Any,
-    h0: Tensor, *rest: Any,
+    h0: Tensor, c0: Any, running: Any, x_mask: Any, h_mask: Any, slots: Any, scales: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return _empty(cell, reset_after, x, h0)
+    return _empty(cell, reset_after, x, h0, slots)
 
 
-def _empty(cell: str, reset_after: bool, x: Tensor, h0: Tensor) -> tuple[Tensor, ...]:
+def _empty(
+    cell: str, reset_after: bool, x: Tensor, h0: Tensor, slots: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, timesteps, units = x.shape[0], x.shape[1], h0.shape[1]
     has_c = cell == "LSTM"
     return (
@@ -99,6 +103,7 @@ def _empty(cell: str, reset_after: bool, x: Tensor, h0: Tensor) -> tuple[Tensor,
         x.new_empty(timesteps, batch, units),
         x.new_empty(timesteps, batch, units) if has_c else x.new_empty(0),
         x.new_empty(timesteps, batch, parts(cell, reset_after) * units),
+        x.new_empty(0) if slots[-1] is None else x.new_empty(timesteps, batch, units),
     )
 
 
@@ -130,7 +135,7 @@ def backward(
     Args:
         h, c, saved: what `layer` returned; all before are what it was given.
         dlast_h, dlast_c: (batch, units), of the last states; None where there is none.
-        dh: (timesteps, batch, units), of all h.
+        dh: (timesteps, batch, units), of all h, or of the outputs that a mask makes of them.
         columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's weights
             lie in memory, for the two kernels.
     """
@@ -197,7 +202,7 @@ def _empty_gradients(
 
 def _setup(ctx: Any, inputs: Sequence, output: tuple, again: Sequence[Again] = ()) -> None:
     *flags, x, kernel, recurrent, bias, h0, c0, running, x_mask, h_mask, slots, scales = inputs
-    _, _, h, c, saved = output
+    _, _, h, c, saved, _ = output
     ctx.set_materialize_grads(False)
     ctx.flags, ctx.scales = flags, scales
     masks = [x_mask, h_mask, *slots]
@@ -208,11 +213,12 @@ def _setup(ctx: Any, inputs: Sequence, output: tuple, again: Sequence[Again] = (
 
 def _gradients(
     back: Callable, ctx: Any, dlast_h: Tensor | None, dlast_c: Tensor | None, dh: Tensor | None,
-    *_: Any,
+    dc: None, dsaved: None, dy: Tensor | None,
 ) -> tuple:  # fmt: skip
     x, kernel, recurrent, bias, h0, c0, running, h, c, saved, *masks = ctx.saved_tensors
     masks = [again() if again else mask for mask, again in zip(masks, ctx.again, strict=True)]
     x_mask, h_mask, *slots = masks
+    dh = dh if slots[-1] is None else dy
     wanted = ctx.needs_input_grad[3:9]
     leaves = x, kernel, recurrent, bias, h0, c0
     if torch.is_grad_enabled():  # create_graph=True: these gradients have gradients themselves

@@ -16,9 +16,9 @@ from lapse.plan import GATES
 
 CELLS = (("LSTM", True), ("GRU", True), ("GRU", False), ("SimpleRNN", True))  # `enum Cell`
 SLOTS = {  # `enum Slot`
-    "LSTM": ("i", "f", "g", "o", "", "k_c", "k_h"),
-    "GRU": ("z", "r", "n", "", "s", "", "k_h"),
-    "SimpleRNN": ("", "", "", "", "s", "", "k_h"),
+    "LSTM": ("i", "f", "g", "o", "", "k_c", "k_h", "y"),
+    "GRU": ("z", "r", "n", "", "s", "", "k_h", "y"),
+    "SimpleRNN": ("", "", "", "", "s", "", "k_h", "y"),
 }
 
 
@@ -113,7 +113,7 @@ def run(
         given, made: what else is read and written, by the names in `csrc/recurrent.h`.
     """
     dense = {name: t.contiguous() for name, t in given.items() if t is not None} | made
-    names = ("bias", "c0", "c", "dh0", "dc0", "dbias", "running")
+    names = ("bias", "c0", "c", "y", "dh0", "dc0", "dbias", "running")
     x, dh = _side_by_side(x), _side_by_side(dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = pool()
