@@ -10,6 +10,7 @@ import pytest
 import lapse
 from lapse.forms import FORMS
 from lapse.noise import collect
+from lapse.torch import LSTM
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -33,6 +34,13 @@ def test_the_error_is_the_real_one():
     with pytest.raises(lapse.LapseError) as raised:
         lapse.parse(shown[1])
     assert " ".join(shown[2].split()) == str(raised.value)
+
+
+def test_the_explanation_is_the_real_one():
+    shown = re.search(r">>> print\(lapse\.explain\((.*?)\)\)\n(.*?)```", README, flags=re.S)
+    said = lapse.explain(eval(shown[1], {"LSTM": LSTM}))
+    kernel = re.compile(r"kernel \(\w+\)")
+    assert kernel.sub("", said) == kernel.sub("", shown[2].rstrip())
 
 
 def test_terms_of_the_table_are_those_of_the_forms():

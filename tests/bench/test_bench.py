@@ -147,7 +147,8 @@ def test_verdicts() -> None:
 def test_pages() -> None:
     machine = {
         "processor": "An Abacus", "threads": 2, "instruction_set": "beads", "peak_gflops": 1.5,
-        "python": "3", "versions": {"torch": "2", "jax": None}, "load": 0.1,
+        "lapse": "9", "commit": "abcdef0", "python": "3", "versions": {"torch": "2", "jax": None},
+        "load": 0.1,
     }  # fmt: skip
     slow = {"what": "A", "case": "LSTM S1", "subject": "x", "peer": "nn", "value": 1.25, "must": 1}
     rows = [
@@ -158,7 +159,8 @@ def test_pages() -> None:
     ]  # fmt: skip
     result = json.loads(json.dumps({"machine": machine, "rows": rows}))
     page = report.markdown([result])
-    assert "On An Abacus" in page and "torch 2;" in page and "jax" not in page.split("###")[0]
+    assert "On An Abacus" in page and "lapse 9 (abcdef0), Python 3," in page
+    assert "torch 2;" in page and "jax" not in page.split("###")[0]
     assert "| LSTM S1 | x | nn (10 ms) | 1.25 | <= 1 | MISSED | 12.3 | 12 to 13 | 2.0e-06 |" in page
     assert "| GRU S1 | y | not measured |" in page
     assert "80 % | >= 75 | met" in page

@@ -6,7 +6,9 @@ import math
 import os
 import platform
 import re
+import subprocess
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ def describe() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "lapse": lapse.__version__,
+        "commit": _commit(),
         "versions": {name: _version(name) for name in PACKAGES},
         "load": round(os.getloadavg()[0], 2),
         "peak_gflops": round(peak() / 1e9, 1),
@@ -63,6 +66,17 @@ def peak() -> float:
         multiply_adds(some)
         best = min(best, time.perf_counter() - start)
     return some / best
+
+
+def _commit() -> str | None:
+    """That of the checkout which lapse runs from, if it does."""
+    root = Path(lapse.__file__).parents[2]
+    if not (root / "csrc").is_dir():
+        return None
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    with suppress(FileNotFoundError, subprocess.CalledProcessError):  # no git, or no repository
+        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    return None
 
 
 def _version(package: str) -> str | None:
