@@ -93,7 +93,8 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
         for (int64_t j = 0; j < real; j++) {
           const int64_t b = share.real[j];
           const float *mask = factors(l.slots[1], t, b, {0, H}, room.mask, room.ones);
-          Cell::reset(reading(j, G - 1) + F, unit_row(j).saved + H, mask, {0, H, H});
+          const float *saved = l.saved + (t * l.batch + b) * S * H;
+          Cell::reset(reading(j, G - 1) + F, saved + H, mask, {0, H, H});
         }
         product(G - 1);
       }

@@ -66,6 +66,7 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
       const int64_t n = next / l.batch, b = next % l.batch, t = step_of(l, l.timesteps - 1 - n);
       if (!l.running || l.running[b * l.timesteps + t]) at[rows++] = {n, t, b};
     }
+    if (rows == 0) break;  // padding to the end
     // Row by row: along a column, each step would be in another page of memory.
     for (int64_t j = 0; j < rows; j++) {
       const float *of_row = gradients(l, at[j].n, at[j].b, S);

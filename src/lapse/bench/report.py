@@ -84,7 +84,7 @@ the products only. Ratios differ between processors: run it on yours.
 def _on(result: dict[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
-    commit = f" ({machine['commit']})" if machine["commit"] else ""
+    commit = f" ({machine['commit']})" if machine.get("commit") else ""
     yield (
         f"## On {machine['processor']}\n\n{machine['threads']} threads, "
         f"{machine['instruction_set']}, {machine['peak_gflops']:g} GF/s in multiply-adds of "
