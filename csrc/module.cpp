@@ -51,17 +51,17 @@ template <class Part> static void spread(int64_t parts, uintptr_t parallel_for, 
   auto run = [](int64_t begin, int64_t end, void *context) {
     for (int64_t n = begin; n < end; n++) (*static_cast<Part *>(context))(n);
   };
-  if (parallel_for && parts > 1)
-    reinterpret_cast<ParallelFor>(parallel_for)(0, parts, 1, run, &part);
-  else
+  if (!parallel_for || parts == 1)
     run(0, parts, &part);
+  else if (reinterpret_cast<ParallelFor>(parallel_for)(0, parts, 1, run, &part))
+    throw std::runtime_error("a thread of the kernel failed, for want of memory perhaps");
 }
 
 // Address; strides, of time and batch for rows, else of rows and columns.
 using Place = std::tuple<uintptr_t, int64_t, int64_t>;
 
-// The same for a mask; and what its bytes are multiplied by, 0 where it has floats.
-using MaskPlace = std::tuple<uintptr_t, int64_t, int64_t, float>;
+// The same for a mask; and whether it has bytes, and what these are multiplied by.
+using MaskPlace = std::tuple<uintptr_t, int64_t, int64_t, bool, float>;
 
 template <class Number> static Strided<Number> strided(const Place &place) {
   const auto [address, row, column] = place;
@@ -73,8 +73,8 @@ static Rows rows(const Place &place) {
 }
 
 static Mask mask(const MaskPlace &place) {
-  const auto [address, time, batch, scale] = place;
-  return {reinterpret_cast<const void *>(address), time, batch, scale != 0, scale};
+  const auto [address, time, batch, bytes, scale] = place;
+  return {reinterpret_cast<const void *>(address), time, batch, bytes, scale};
 }
 
 template <class T> static T *at(uintptr_t address) { return reinterpret_cast<T *>(address); }
@@ -150,6 +150,12 @@ using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device:
 
 template <class T> using Out = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
+// How many threads share `numbers` to draw: each has ten microseconds of work, as long as it takes to
+// wake.
+static int64_t shares(int64_t numbers, int64_t threads) {
+  return std::clamp<int64_t>(numbers / 32768, 1, threads);
+}
+
 // Rows [samples][steps][gates] of counters, in equal shares.
 template <class Draw>
 static void draw(uint32_t low, uint32_t high, const Words &samples, const Words &steps,
@@ -163,11 +169,27 @@ static void draw(uint32_t low, uint32_t high, const Words &samples, const Words 
                           int64_t(gates.size()),
                           width};
   const int64_t rows = samples.size() * steps.size() * gates.size();
-  // Some ten microseconds of work for each: waking a thread takes as long.
-  const int64_t parts = std::clamp<int64_t>(rows * width / 32768, 1, threads);
+  if (rows == 0) return;
+  const int64_t parts = shares(rows * width, threads);
   nb::gil_scoped_release released;
   spread(parts, parallel_for, [&](int64_t part) {
     one(counters, part * rows / parts, (part + 1) * rows / parts);
+  });
+}
+
+template <class T> using Flat = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Coins times a factor.
+static void scale(Flat<const uint8_t> coins, float factor, Flat<float> out, int64_t threads,
+                  uintptr_t parallel_for) {
+  if (coins.size() != out.size()) throw std::invalid_argument("sizes of coins and out differ");
+  const int64_t size = coins.size(), parts = shares(size, threads);
+  const uint8_t *from = coins.data();
+  float *to = out.data();
+  nb::gil_scoped_release released;
+  spread(parts, parallel_for, [&](int64_t part) {
+    for (int64_t n = part * size / parts; n < (part + 1) * size / parts; n++)
+      to[n] = float(from[n]) * factor;
   });
 }
 
@@ -207,6 +229,7 @@ NB_MODULE(_cpu, m) {
         "threads"_a, "parallel_for"_a);
   m.def("coins", &lapse::coins, "low"_a, "high"_a, "samples"_a, "steps"_a, "gates"_a, "threshold"_a,
         "out"_a, "threads"_a, "parallel_for"_a);
+  m.def("scale", &lapse::scale, "coins"_a, "factor"_a, "out"_a, "threads"_a, "parallel_for"_a);
   m.def("multiply_adds", &lapse::multiply_adds, "isa"_a, "rounds"_a, "threads"_a, "parallel_for"_a);
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,

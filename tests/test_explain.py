@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +44,10 @@ def test_both_arguments_of_keras() -> None:
         ("state:0.1@BT>prev", ["all carried states, with one coin", "(batch, timesteps, 1, 1)"]),
         ("x:0.4@BT[5]!none", ["0 with probability 0.4;", "in spans of 1 to 5 steps"]),
         ("x:0.4@BT/3", ["every 3 steps"]),
+        ("x:0.4@BF[2]", ["once per sequence, in spans of 1 to 2 features, apart for each sample,"]),
+        ("g:0.2@BTF~concrete", ["between 0 and 1 (concrete)", "with probability 0.2 the lower one",
+                                "multiplied by 0.8"]),
+        ("x:.5@BF x:.5@BF", ["the noise x:0.5@BF x:0.5@BF."]),
         ("h:0.4@BT~0.25F", ["anew with probability 0.25 at each step"]),
         ("U:0.3@IO", ["its recurrent kernel:", "multiplied by 1.43", "once per call",
                       "apart for each row, column", "(5, 20)"]),
@@ -66,11 +71,13 @@ def test_shapes_are_those_of_the_masks(cell: Cell, name: str) -> None:
     layer = kinds[cell.name](3, 5, noise=NOISE[name])
     text = lapse.explain(layer)
     drawn = masks.draw(layer.plan, 1, batch=2, timesteps=7, features=3, units=5)
+    found = dict(re.findall(r"^(\S+) acts on .*\n.*\n.*a mask of \((.*)\);$", text, flags=re.M))
+    assert set(found) == {str(one.term) for _, draws in layer.plan.slots for one in draws}
     for slot, draws in layer.plan.slots:
-        if len(draws) == 1:
-            names = {2: "batch", 7: "timesteps"} if slot not in "WU" else {}
-            shape = ", ".join(str(names.get(n, n)) for n in getattr(drawn, slot).shape)
-            assert f"a mask of ({shape})" in text
+        names = {2: "batch", 7: "timesteps"} if slot not in "WU" else {}
+        apart = [found[str(one.term)].split(", ") for one in draws]
+        together = [next((n for n in sizes if n != "1"), "1") for sizes in zip(*apart, strict=True)]
+        assert together == [str(names.get(n, n)) for n in getattr(drawn, slot).shape]
 
 
 def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

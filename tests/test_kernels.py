@@ -19,7 +19,7 @@ from lapse.cells import Weights
 from lapse.kernels import dispatch
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.plan import Coins, Fleeting, Masks
-from lapse.torch import LSTM, RNN, fused, modules, ops, plain, pointers
+from lapse.torch import GRU, LSTM, RNN, fused, modules, ops, plain, pointers
 from lapse.torch.plain import LIBRARY
 from lapse.torch.pointers import parts
 
@@ -38,6 +38,15 @@ EVERYTHING = {
 
 # Noise that no coins make, new at each step.
 FLEETING = "x:0.5@BTF~gauss h:0.5@BTFG~uniform g:0.3@BTF~concrete y:0.3@BTF~gauss"
+OF_RNN = "x:0.5@BTF~gauss h:0.5@BTF~uniform s:0.3@BTF~concrete!exp y:0.3@BTF~gauss"
+
+# Coins of their own at each step in every slot at once: each needs room of its own.
+ALL_AT_EACH_STEP = {
+    "LSTM": "x:.2@BTFG h:.2@BTFG i:.2@BTF f:.2@BTF g:.2@BTF o:.2@BTF c:.2@BTF>prev s:.2@BTF>prev "
+    "y:.2@BTF",
+    "GRU": "x:.2@BTFG h:.2@BTFG z:.2@BTF r:.2@BTF n:.2@BTF s:.2@BTF!exp s:.2@BTF>prev y:.2@BTF",
+    "SimpleRNN": "x:.2@BTF h:.2@BTF s:.2@BTF!exp s:.2@BTF>prev y:.2@BTF",
+}
 
 
 def results(run: Any, cell: Cell, given: Any, masks: Masks, dtype: Any, **options: Any) -> list:
@@ -108,7 +117,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         return plain(self, *size, **options).fill_(float("nan"))
 
     monkeypatch.setattr(Tensor, "new_empty", new_empty)
-    monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, float("nan")))
 
 
 @pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)
@@ -132,6 +140,31 @@ def test_padding_in_both_directions(cell: Cell, padding: str, reverse: bool, noi
     masks = masks_of(cell, EVERYTHING.get(noise and cell.name, "") if noise == "everything"
                      else noise, given, packed=True)  # fmt: skip
     check(cell, dirty, masks, running, reverse=reverse)
+
+
+@CELL
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize(
+    ("batch", "timesteps", "lengths"), [(33, 20, [7]), (2, 300, [2, 130]), (1, 150, [0])]
+)
+def test_long_stretches_of_nothing_but_padding(
+    cell: Cell, reverse: bool, batch: int, timesteps: int, lengths: list[int]
+) -> None:
+    """Longer than the blocks in which the weights' gradients are added up."""
+    given = problem(cell, units=5, batch=batch, timesteps=timesteps)
+    running = np.arange(timesteps) < np.resize(lengths, batch)[:, None]
+    for padded in (running, running[:, ::-1].copy()):
+        check(cell, given, Masks(), padded, reverse=reverse)
+
+
+@CELL
+@pytest.mark.parametrize("padding", [None, "holes"])
+@pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
+def test_coins_at_each_step_in_every_slot(cell: Cell, padding: str | None) -> None:
+    given = problem(cell, units=17, batch=5, timesteps=6)
+    masks = masks_of(cell, ALL_AT_EACH_STEP[cell.name], given, packed=True)
+    assert sum(isinstance(mask, Coins) for mask in masks) >= 5
+    check(cell, given, masks, None if padding is None else paddings(5, 6)[padding])
 
 
 @CELL
@@ -277,7 +310,7 @@ def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
     masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
     assert pointers.direct(torch.ones(1))
     direct = results(fused.unroll, cell, given, masks, torch.float32)
-    monkeypatch.setattr(ops, "direct", lambda tensor: False)
+    monkeypatch.setattr(ops, "direct", lambda *tensors: False)
     operator = results(fused.unroll, cell, given, masks, torch.float32)
     for one, other in zip(direct, operator, strict=True):
         assert torch.equal(one, other)
@@ -297,6 +330,10 @@ def test_whoever_looks_at_operators_meets_them() -> None:
     with Recorder():
         layer(x)
     assert {"lapse.draw.default", "lapse.layer.default"} <= set(seen)
+    y = layer(x)[0].sum()
+    with Recorder():
+        y.backward()
+    assert "lapse.layer_backward.default" in seen
 
     layer.eval()
     with pytest.raises(RuntimeError, match="unsupported input list type"):
@@ -305,11 +342,49 @@ def test_whoever_looks_at_operators_meets_them() -> None:
         assert layer(mode.from_tensor(x))[0].shape == (2, 3, 4)
 
 
-def test_the_gradient_as_a_transform() -> None:
-    layer, x = LSTM(3, 4, kernel="cpu").eval(), torch.randn(2, 3, 3)
+@pytest.mark.parametrize("noise", ["", "x:.5@BF h:.5@BFG y:.5@BF U:.5@IO", FLEETING])
+def test_the_gradient_as_a_transform_and_many_at_once(noise: str) -> None:
+    layer, x = LSTM(3, 4, noise=noise, kernel="cpu"), torch.randn(2, 3, 3)
+    torch.manual_seed(3)
     found = torch.func.grad(lambda x: layer(x)[0].sum())(x)
     x.requires_grad_()
-    torch.testing.assert_close(found, torch.autograd.grad(layer(x)[0].sum(), x)[0])
+    torch.manual_seed(3)
+    y = layer(x)[0]
+    (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    torch.testing.assert_close(found, expected)
+    each = torch.ones(2, *y.shape)
+    (both,) = torch.autograd.grad(y, x, each, is_grads_batched=True)
+    torch.testing.assert_close(both, torch.stack([expected] * 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    layer = LSTM(3, 4, noise="x:.3@BF U:.3@IO y:.3@BTF x:.5@BTF~gauss", kernel="cpu")
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    found = []
+    for default in (torch.float32, dtype):
+        torch.manual_seed(4)
+        torch.set_default_dtype(default)
+        try:
+            y = layer(x)[0]
+            found.append([y, *torch.autograd.grad(y.sum(), x)])
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, *found))
+
+
+def test_no_steps_and_no_samples_have_masks_too() -> None:
+    layer = LSTM(3, 4, noise="x:.5@BTF h:.5@BFG")
+    assert layer.draw_masks(2, 0).x.shape == (2, 0, 1, 3)
+    assert layer.draw_masks(0, 2).h.shape == (0, 1, 4, 4)
+
+
+def test_tensors_without_memory_are_refused() -> None:
+    """Beside an input that has some, the kernel must not look for an address."""
+    with FakeTensorMode():
+        layer = LSTM(3, 4)
+    with pytest.raises(Exception, match=r"[Ff]ake"):
+        layer(torch.randn(2, 5, 3))
 
 
 def test_what_is_saved_for_backward() -> None:
@@ -344,9 +419,16 @@ def test_what_is_saved_for_backward() -> None:
     assert a_step[FLEETING] == a_step[""]
 
 
+@pytest.mark.parametrize(
+    ("ours", "noise"), [(LSTM, FLEETING), (GRU, FLEETING.replace("g:", "n:")), (RNN, OF_RNN)]
+)
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("create_graph", [False, True], ids=["", "create_graph"])
+@pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
 def test_noise_that_is_drawn_again_for_backward_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
+    ours: Any, noise: str, padded: bool, create_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lengths = torch.tensor([5, 2, 3]) if padded else None
     alive, draw = [], modules.draw
 
     def watched(*arguments: Any, **sizes: Any) -> Masks:
@@ -355,19 +437,23 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
         return masks
 
     monkeypatch.setattr(modules, "draw", watched)
-    layer, x = LSTM(4, 7, batch_first=True, noise=FLEETING, kernel="cpu"), torch.randn(3, 5, 4)
+    layer, x = ours(4, 7, batch_first=True, noise=noise, kernel="cpu"), torch.randn(3, 5, 4)
     x.requires_grad_()
     leaves = [x, *layer.parameters()]
     torch.manual_seed(5)
-    y = layer(x)[0]
+    y = layer(x, lengths=lengths)[0]
     assert len(alive) == 4 and not any(one() is not None for one in alive)
-    found = torch.autograd.grad(y.square().sum(), leaves)
+    found = torch.autograd.grad(y.square().sum(), leaves, create_graph=create_graph)
     torch.manual_seed(5)
     kept = layer.draw_masks(3, 5)
-    assert kept.h.shape == (3, 5, 4, 7) and not any(isinstance(mask, Fleeting) for mask in kept)
-    expected = layer(x, masks=kept)[0]
+    assert kept.h.shape[1] == 5 and not any(isinstance(mask, Fleeting) for mask in kept)
+    expected = layer(x, masks=kept, lengths=lengths)[0]
     assert torch.equal(y, expected)
-    for one, other in zip(found, torch.autograd.grad(expected.square().sum(), leaves), strict=True):
+    for one, other in zip(
+        found,
+        torch.autograd.grad(expected.square().sum(), leaves, create_graph=create_graph),
+        strict=True,
+    ):
         assert torch.equal(one, other)
 
 
@@ -416,6 +502,7 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
     wrong = {
         3: x[..., :3], 4: kernel[:, 1:], 5: recurrent[:, 1:],
         6: torch.ones(5 * parts(cell.name, cell.reset_after) - 1), 7: h0[:1],
+        8: None if cell.name == "LSTM" else h0,
         9: torch.tensor([3, 2]), 10: mask[:, :, None], 11: mask[:, :2, None],
         12: [*no, mask.double()],
     }  # fmt: skip

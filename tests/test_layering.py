@@ -24,7 +24,7 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "noise": {"errors", "rules"},
     "forms": {"errors", "noise"},
     "plan": {"errors", "noise", "rules"},
-    "arrays": {"philox"},
+    "arrays": {"kernels.cpu", "philox"},
     "masks": {"arrays", "errors", "kernels.cpu", "noise", "philox", "plan"},
     "cells": {"plan"},
     "weights": {"cells"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lapse.kernels.cpu import extension
 from lapse.philox import NumpyWords
 
 
@@ -46,7 +47,13 @@ class NumpyArrays(NumpyWords):
 
     def scaled(self, coins: Any, factor: float) -> Any:
         """float32: what coins keep is `factor`, the rest 0."""
-        return self.floats(coins) * np.float32(factor)
+        kernels = extension()
+        if kernels is None:
+            return self.floats(coins) * np.float32(factor)
+        scaled = np.empty(coins.shape, np.float32)
+        flat = np.ascontiguousarray(coins).reshape(-1).view(np.uint8)
+        kernels.scale(flat, factor, scaled.reshape(-1), *self.pool())
+        return scaled
 
     def bytes(self, coins: Any) -> Any:
         """uint8 of booleans, or of what is uint8 already."""

@@ -47,11 +47,14 @@ def explain(layer: Any) -> str:
             "RNN or SimpleRNN of lapse.torch or lapse.keras."
         )
     sizes, obstacle = layer.runs()
-    terms = " ".join(map(str, layer.plan.terms))
+    first: dict[Draw, str] = {}  # where noise fills several slots, its mask is the same in all
+    for slot, draws in layer.plan.slots:
+        for one in draws:
+            first.setdefault(one, slot)
+    terms = " ".join(str(one.term) for one in first)
     lines = [f"{type(layer).__name__} with {f'the noise {terms}' if terms else 'no noise'}."]
-    first = {one.term: (one, slot) for slot, draws in reversed(layer.plan.slots) for one in draws}
-    for term in layer.plan.terms:
-        lines += _of_term(*first[term], layer.plan.cell, sizes)
+    for one, slot in first.items():
+        lines += _of_term(one, slot, layer.plan.cell, sizes)
     try:
         kernel, why, _ = decide(obstacle, layer.kernel)
     except LapseError as error:
@@ -75,6 +78,11 @@ def _effect(term: Term) -> str:
     rate = masks.rate_of(term)
     if term.fill == "prev":
         return f"keeps its old value with probability {rate:g}"
+    if term.law == "concrete":
+        return (
+            f"multiplied by numbers between 0 and {masks.scale(term):.3g} (concrete), most of them "
+            f"near an end, with probability {rate:g} the lower one"
+        )
     if term.law != "bern":
         return f"multiplied by numbers ({term.law}) of mean 1 and variance {rate / (1 - rate):.3g}"
     kept = f", and what is kept is multiplied by {masks.scale(term):.3g}"
@@ -103,5 +111,7 @@ def _how_often(term: Term) -> str:
         how = f"in spans of 1 to {int(time.size)} steps"
     else:
         how = "at each step"
-    along = [_ALONG[name] for name in axes if name in _ALONG]
+    if "F" in axes and axes["F"].kind == "[":
+        how += f", in spans of 1 to {int(axes['F'].size)} features"
+    along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.kind != "["]
     return how + (f", apart for each {', '.join(along)}" if along else "")

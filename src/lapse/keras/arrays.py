@@ -162,9 +162,6 @@ def _in_a_graph(seed: Any) -> bool:
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
-ELSEWHERE = "it runs on Keras's torch backend only"
-
-
 def unroll(
     kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:
@@ -174,14 +171,15 @@ def unroll(
         kernel: what the layer asks for; see `kernels.choose`.
         call: initial_state, running and reverse.
     """
-    weights_of = weights(cell)
+    weights_of, on_torch = weights(cell), keras.backend.backend() == "torch"
     call["reset_after"] = getattr(cell, "reset_after", True)
+    only_shapes = on_torch and x.device.type == "meta"  # Keras asks for them with any loop
     why_not = obstacle(x, cell, masks, call["initial_state"])
-    if choose(why_not, kernel, expected=why_not == ELSEWHERE) == "cpu":
+    if not only_shapes and choose(why_not, kernel, expected=not on_torch) == "cpu":
         from lapse.torch import fused
 
         return fused.unroll(kind, x, weights_of, masks, **call)
-    if keras.backend.backend() == "torch":
+    if on_torch:
         from lapse.torch import plain
 
         masks = plain.floats(masks, x)
@@ -191,7 +189,7 @@ def unroll(
 def obstacle(x: Any, cell: Any, masks: Masks, state: Any) -> str | None:
     """What about a call the C++ kernels can't do, in words; None if nothing."""
     if keras.backend.backend() != "torch":
-        return ELSEWHERE
+        return "it runs on Keras's torch backend only"
     from lapse.torch import fused
 
     own = cell.activation is keras.activations.tanh and (

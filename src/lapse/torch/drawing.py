@@ -22,9 +22,6 @@ class _Pooled(NumpyArrays):
     def pool(self) -> tuple[int, int]:
         return pool()
 
-    def scaled(self, coins: Any, factor: float) -> Any:
-        return (torch.from_numpy(coins) * factor).numpy()
-
 
 ARRAYS = _Pooled()
 

@@ -202,7 +202,8 @@ def _empty_gradients(
 
 def _setup(ctx: Any, inputs: Sequence, output: tuple, again: Sequence[Again] = ()) -> None:
     *flags, x, kernel, recurrent, bias, h0, c0, running, x_mask, h_mask, slots, scales = inputs
-    _, _, h, c, saved, _ = output
+    _, _, h, c, saved, y = output
+    ctx.mark_non_differentiable(c, saved, y if slots[-1] is None else h)
     ctx.set_materialize_grads(False)
     ctx.flags, ctx.scales = flags, scales
     masks = [x_mask, h_mask, *slots]
@@ -272,7 +273,9 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple:
-        return *_gradients(backward, ctx, *gradients), None
+        return *_gradients(
+            backward if direct(*gradients) else layer_backward, ctx, *gradients
+        ), None
 
 
 def run(*arguments: Any, again: Sequence[Again]) -> tuple[Tensor, ...]:
@@ -283,6 +286,7 @@ def run(*arguments: Any, again: Sequence[Again]) -> tuple[Tensor, ...]:
         again: for the mask of x, that of h and the slots, what draws it again for backward; None
             where it is to be kept, as an operator keeps all of them.
     """
-    if not direct(arguments[3]):
+    *tensors, slots = arguments[3:13]
+    if not direct(*tensors, *slots):
         return tuple(layer(*arguments))
     return tuple(_Direct.apply(*arguments, again))  # type: ignore[no-untyped-call]

@@ -61,6 +61,11 @@ def check(
             if mask is not None
         ),
     ]
+    if (c0 is None) == (cell == "LSTM"):
+        raise LapseError(
+            f"c0 is {'missing' if c0 is None else 'given'}: the {cell} kernel needs "
+            f"{'it' if c0 is None else 'none'}."
+        )
     for name, tensor, full, types in wanted:
         if tensor is None:
             continue
@@ -76,17 +81,26 @@ def check(
             )
 
 
-def direct(tensor: Tensor) -> bool:
+def direct(*tensors: Tensor | None) -> bool:
     """Whether kernels may be called past PyTorch's dispatcher.
 
-    They may not where a graph is made of the operators, or something else looks at them.
+    They may not where a graph is made of the operators, something else looks at them, or some of
+    the tensors have no memory of their own.
     """
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
-        or type(tensor) not in (Tensor, torch.nn.Parameter)
+        or any(map(_has_no_memory, tensors))
     )
+
+
+def _has_no_memory(tensor: Tensor | None) -> bool:
+    """Of its own: a subclass, or what `is_grads_batched=True` makes of many gradients."""
+    if tensor is None:
+        return False
+    own = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
+    return not own or torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def run(
@@ -177,12 +191,12 @@ def _matrix(matrix: Tensor | None) -> tuple[int, int, int]:
     return matrix.data_ptr(), matrix.stride(0), matrix.stride(1)
 
 
-def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, float]:
-    """The place of a mask, and the scale of its bytes; 0 where it has floats."""
-    return *_place(mask), scale if mask is not None and mask.dtype == torch.uint8 else 0.0
+def _mask(mask: Tensor | None, scale: float) -> tuple[int, int, int, bool, float]:
+    """The place of a mask, whether it has bytes, and their scale."""
+    return *_place(mask), mask is not None and mask.dtype == torch.uint8, scale
 
 
-def _by_gate(mask: Tensor | None, place: Any) -> list[tuple[int, int, int, float]]:
+def _by_gate(mask: Tensor | None, place: Any) -> list[tuple[int, int, int, bool, float]]:
     """The places of each gate's mask, from the first one's; one for all, or none."""
     if mask is None:
         return []
