@@ -513,6 +513,26 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
             ops.layer(*arguments)
 
 
+@CELL
+def test_what_does_not_fit_is_refused_by_backward_too(cell: Cell) -> None:
+    given = problem(cell, batch=2, timesteps=3, features=4, units=5)
+    x, *matrices = (torch.tensor(a, dtype=torch.float32) for a in (given.x, *given.weights[:2]))
+    h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
+    flags, masks = (cell.name, cell.reset_after, False), (None, None, [None] * 8, [1.0] * 10)
+    _, _, h, c, saved, _ = ops.layer(*flags, x, *matrices, None, h0, c0, None, *masks)
+    right = [*flags, x, *matrices, h0, c0, None, *masks, h, c, saved, None, None, h, True, False]
+    ops.layer_backward(*right)
+    wrong = {
+        6: h0[:1], 13: h[1:], 14: torch.ones(3), 15: saved[..., 1:], 16: h0[:, 1:], 17: h0[1:],
+        18: h[:2], 9: torch.ones(2, 3, 1, 4, dtype=torch.float64),
+    }  # fmt: skip
+    for place, value in wrong.items():
+        arguments = list(right)
+        arguments[place] = value
+        with pytest.raises(LapseError, match="kernel needs"):
+            ops.layer_backward(*arguments)
+
+
 def test_masks_with_gradients_take_the_plain_loop() -> None:
     layer, x = LSTM(3, 4, noise="x:.5@BF"), torch.randn(2, 3, 3)
     mask = torch.ones(3, 1, 1, 3, requires_grad=True)

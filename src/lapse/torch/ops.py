@@ -139,6 +139,11 @@ def backward(
         columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's weights
             lie in memory, for the two kernels.
     """
+    check(
+        cell, reset_after, x, kernel, recurrent_kernel, None, h0, c0, running,
+        x_mask, h_mask, slots,
+        {"h": h, "c": c, "saved": saved, "dh": dh, "dlast_h": dlast_h, "dlast_c": dlast_c},
+    )  # fmt: skip
     dx, dkernel, drecurrent, dbias, dh0, dc0 = found = _empty_gradients(
         cell, x, kernel, recurrent_kernel, h0, saved, of_x, columns_first
     )

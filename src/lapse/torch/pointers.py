@@ -40,8 +40,13 @@ def check(
     x_mask: Tensor | None,
     h_mask: Tensor | None,
     slots: Sequence[Tensor | None],
+    results: dict[str, Tensor | None] | None = None,
 ) -> None:
-    """Raises `LapseError` before the kernels, which see addresses only, read past an end."""
+    """Raises `LapseError` before the kernels, which see addresses only, read past an end.
+
+    Args:
+        results: for backward, what forward returned and the gradients of it, by name.
+    """
     (batch, timesteps, features), units = x.shape, recurrent_kernel.shape[0]
     gates = len(GATES[cell])
     numbers, factors = (torch.float32,), (torch.float32, torch.uint8)
@@ -66,6 +71,18 @@ def check(
             f"c0 is {'missing' if c0 is None else 'given'}: the {cell} kernel needs "
             f"{'it' if c0 is None else 'none'}."
         )
+    if results is not None:
+        part, no = parts(cell, reset_after), (0,)
+        all_steps, last = (timesteps, batch, units), (batch, units)
+        sizes = {
+            "h": all_steps,
+            "c": all_steps if cell == "LSTM" else no,
+            "dh": all_steps,
+            "saved": (timesteps, batch, part * units),
+            "dlast_h": last,
+            "dlast_c": last,
+        }
+        wanted += [(name, tensor, sizes[name], numbers) for name, tensor in results.items()]
     for name, tensor, full, types in wanted:
         if tensor is None:
             continue
