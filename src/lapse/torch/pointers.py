@@ -72,16 +72,11 @@ def check(
             f"{'it' if c0 is None else 'none'}."
         )
     if results is not None:
-        part, no = parts(cell, reset_after), (0,)
-        all_steps, last = (timesteps, batch, units), (batch, units)
-        sizes = {
-            "h": all_steps,
-            "c": all_steps if cell == "LSTM" else no,
-            "dh": all_steps,
-            "saved": (timesteps, batch, part * units),
-            "dlast_h": last,
-            "dlast_c": last,
-        }
+        states, last = (timesteps, batch, units), (batch, units)
+        of_h = {"h": states, "dh": states, "dlast_h": last}
+        of_c = {"c": states, "dlast_c": last} if cell == "LSTM" else {"c": (0,), "dlast_c": (0,)}
+        saved = {"saved": (timesteps, batch, parts(cell, reset_after) * units)}
+        sizes: dict[str, tuple[int, ...]] = {**of_h, **of_c, **saved}
         wanted += [(name, tensor, sizes[name], numbers) for name, tensor in results.items()]
     for name, tensor, full, types in wanted:
         if tensor is None:
