@@ -217,3 +217,16 @@ def test_import_lapse_loads_no_framework() -> None:
 def test_import_lapse_torch_loads_no_keras() -> None:
     """The same for the other front-end's framework."""
     assert not loaded_by("import lapse.torch") & {"keras", "tensorflow", "jax"}
+
+
+def test_a_first_step_waits_for_no_compiler() -> None:
+    """PyTorch's takes a second to import, and nothing here needs it."""
+    program = """
+import sys, torch
+from lapse.torch import LSTM
+LSTM(3, 4, recurrent_dropout=0.5)(torch.randn(5, 2, 3))[0].sum().backward()
+print("torch._dynamo" in sys.modules)
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

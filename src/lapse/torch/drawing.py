@@ -31,19 +31,23 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
 
 
-def draw(noise: str, cell: str, seed: Tensor, **sizes: int) -> Masks:
+Scales = tuple[tuple[str, float | None], ...]
+
+
+def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> Masks:
     """`tensors` of noise as text, also in a graph, which keeps all masks that it needs.
 
     Args:
         noise: terms.
         seed: from `draw_seed`.
+        scales: of the same noise; made before, as torch.compile can't trace how.
         sizes: batch, timesteps, features, units.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
     drawn = draw_slots(noise, cell, seed, **sizes)
     filled = {}
-    for (slot, scale), tensor in zip(_scales(noise, cell), drawn, strict=True):
+    for (slot, scale), tensor in zip(scales, drawn, strict=True):
         filled[slot] = tensor if scale is None else Coins(tensor, scale)
     return Masks(**filled)
 
@@ -73,14 +77,13 @@ def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
     return torch.from_numpy(getattr(drawn, slot))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _scales(noise: str, cell: str) -> tuple[tuple[str, float | None], ...]:
+def scales(plan: Plan) -> Scales:
     """The slots of a plan, and the scale of their `Coins`; None for masks of floats."""
 
     def scale(draws: tuple[Draw, ...]) -> float | None:
         return math.prod(masks.scale(d.term) for d in draws) if masks.is_packed(draws) else None
 
-    return tuple((slot, scale(draws)) for slot, draws in _plan(noise, cell).slots)
+    return tuple((slot, scale(draws)) for slot, draws in plan.slots)
 
 
 @torch.library.custom_op("lapse::draw", mutates_args=())

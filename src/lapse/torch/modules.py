@@ -19,7 +19,7 @@ from lapse.kernels import check_kernel, choose
 from lapse.noise import collect
 from lapse.plan import Masks, check_masks, plan
 from lapse.torch import fused
-from lapse.torch.drawing import draw, draw_seed
+from lapse.torch.drawing import draw, draw_seed, scales
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
 
@@ -53,7 +53,8 @@ class _Recurrent(nn.RNNBase):
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
-        self._expected = masks.expected(self.plan)  # here, for torch.compile can't trace it
+        # Here, for torch.compile can't trace them.
+        self._expected, self._scales = masks.expected(self.plan), scales(self.plan)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
@@ -80,6 +81,7 @@ class _Recurrent(nn.RNNBase):
             self.noise,
             self.cell,
             draw_seed(self.generator) if seed is None else seed,
+            self._scales,
             **sizes,
             features=self.input_size,
             units=self.hidden_size,
