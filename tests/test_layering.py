@@ -230,3 +230,9 @@ print("torch._dynamo" in sys.modules)
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_importing_lapse_loads_neither_numpy_nor_the_kernels() -> None:
+    program = "import sys, lapse; print({'numpy', 'lapse.kernels'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lapse import masks
 from lapse.errors import LapseError
-from lapse.kernels.cpu import instruction_set
-from lapse.kernels.dispatch import decide
 from lapse.noise import Term
 from lapse.plan import GATES, Draw
 
@@ -41,6 +38,10 @@ def explain(layer: Any) -> str:
     Raises:
         LapseError: for anything else.
     """
+    # Here, so that `import lapse` loads neither NumPy nor the kernels.
+    from lapse.kernels.cpu import instruction_set
+    from lapse.kernels.dispatch import decide
+
     if not hasattr(layer, "runs"):
         raise LapseError(
             f"{type(layer).__name__} is no recurrent layer of lapse; explain takes an LSTM, GRU, "
@@ -64,33 +65,34 @@ def explain(layer: Any) -> str:
 
 
 def _of_term(one: Draw, slot: str, cell: str, sizes: dict[str, int]) -> list[str]:
+    from lapse import masks
+
     term, gates = one.term, len(GATES[cell])
+    rate, scale = masks.rate_of(term), masks.scale(term)
     shape = masks.shape(slot, (one,), batch="batch", timesteps="timesteps", gates=gates, **sizes)
     return [
         f"{term} acts on {_WHERE[term.site]}:",
-        f"    {_effect(term)};",
+        f"    {_effect(term, rate, scale)};",
         f"    drawn {_how_often(term)}, a mask of ({', '.join(map(str, shape))});",
-        f"    in evaluation {_evaluation(term)}.",
+        f"    in evaluation {_evaluation(term, 1 - rate)}.",
     ]
 
 
-def _effect(term: Term) -> str:
-    rate = masks.rate_of(term)
+def _effect(term: Term, rate: float, scale: float) -> str:
     if term.fill == "prev":
         return f"keeps its old value with probability {rate:g}"
     if term.law == "concrete":
         return (
-            f"multiplied by numbers between 0 and {masks.scale(term):.3g} (concrete), most of them "
+            f"multiplied by numbers between 0 and {scale:.3g} (concrete), most of them "
             f"near an end, with probability {rate:g} the lower one"
         )
     if term.law != "bern":
         return f"multiplied by numbers ({term.law}) of mean 1 and variance {rate / (1 - rate):.3g}"
-    kept = f", and what is kept is multiplied by {masks.scale(term):.3g}"
+    kept = f", and what is kept is multiplied by {scale:.3g}"
     return f"0 with probability {rate:g}{kept if term.scale == 'inv' else ''}"
 
 
-def _evaluation(term: Term) -> str:
-    kept = 1 - masks.rate_of(term)
+def _evaluation(term: Term, kept: float) -> str:
     if term.fill == "prev":
         return f"moved by {kept:g} of the way from its old value to the new one"
     return f"multiplied by {kept:g}" if term.scale == "exp" else "left as it is"
