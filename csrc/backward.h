@@ -33,6 +33,7 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
   const BackwardRoom<Cell> room(l, share.samples.size(), whole);
   if (begin == 0) std::fill_n(room.ones, wide, 1.0f);
 
+  Soon soon;
   for (int64_t phase = begin; phase < end; phase++) {
     const int64_t t = step_of(l, l.timesteps - 1 - phase / PHASES);
     const bool turned = phase / PHASES % 2;
@@ -64,13 +65,13 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
       const bool two = part_of<Cell>(last - 1, of_h) != last - 1;  // the last gate's lies elsewhere
       const int64_t n = of_h ? H : F;
       const Columns columns = of_h ? mine : inputs;
-      Sum to = FRESH;
+      bool adds = false;
       for (int split : {last - two, last})
         if (const int64_t gates = split - k; gates > 0) {
-          const Matrix a{dz + part_of<Cell>(k + gates - 1, of_h) * H - (gates - 1) * H, S * H, 1};
+          const ByRow a{dz + part_of<Cell>(k + gates - 1, of_h) * H - (gates - 1) * H, S * H};
           multiply(real, gates * H, columns, a, of_h ? recurrent : kernel, k * H, G * H, room.back,
-                   padded(n), to, turned);
-          k = split, to = NEAR;
+                   padded(n), adds, turned, &soon);
+          k = split, adds = true;
         }
     };
     // Adds it, for the first `gates`, through the masks that stood before the matrix.
@@ -115,6 +116,8 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
         }
       }
     if (phase % PHASES < PHASES - 1) continue;
+    soon.clear();
+    for (int64_t b : share.real) soon.add(gradients(l, phase / PHASES + 1, b, S), S * H);
     const float *dz = side_by_side();
     for (bool of_h : {turned, !turned})
       if (of_h) {

@@ -64,8 +64,9 @@ template <bool DROPS, bool KEEPS> struct Lstm {
 
   static void step(const Row r, Units units) {
     each_unit(units, [&](int64_t u, auto lanes) {
-      const vector i = sigmoid(r.part(0, units.all, u, lanes)), f = sigmoid(r.part(1, units.all, u, lanes)), g = tanh(r.part(2, units.all, u, lanes)),
-                   o = sigmoid(r.part(3, units.all, u, lanes)), c = load(r.c + u, lanes);
+      const vector i = sigmoid(r.part(0, units.all, u, lanes)), f = sigmoid(r.part(1, units.all, u, lanes)),
+                   g = tanh(r.part(2, units.all, u, lanes)), o = sigmoid(r.part(3, units.all, u, lanes)),
+                   c = load(r.c + u, lanes);
       const vector c_new = drop<DROPS>(f, r.mask[1], u, lanes) * c +
                            drop<DROPS>(i, r.mask[0], u, lanes) * drop<DROPS>(g, r.mask[2], u, lanes);
       const vector h_new = drop<DROPS>(o, r.mask[3], u, lanes) * tanh(c_new);

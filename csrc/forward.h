@@ -65,14 +65,14 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
       return r;
     };
     auto product = [&](int k) {
-      const Matrix a{reading(0, groups > 1 ? k : 0), groups * depth, 1}, of_h{a.at + F, a.row, 1};
+      const ByRow a{reading(0, groups > 1 ? k : 0), groups * depth}, of_h{a.at + F, a.row};
       const float *of_gate = packed + (G * mine.begin + k * padded(mine.count())) * depth;
       const int to_x = part_of<Cell>(k, false), to_h = part_of<Cell>(k, true);
       const int64_t first = to_x == to_h ? depth : F;
       float *of_x = room.z + to_x * wide;
-      multiply(real, first, mine, a, of_gate, 0, depth, of_x, S * wide, FRESH, turned);
+      multiply(real, first, mine, a, of_gate, 0, depth, of_x, S * wide, false, turned);
       if (to_x != to_h)
-        multiply(real, H, mine, of_h, of_gate, F, depth, room.z + to_h * wide, S * wide, FRESH, turned);
+        multiply(real, H, mine, of_h, of_gate, F, depth, room.z + to_h * wide, S * wide, false, turned);
     };
 
     if (reads) {

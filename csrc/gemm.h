@@ -2,6 +2,9 @@
 // starts a panel of its own, so that gates can read different A; so does each part of the columns, so
 // that threads can share them.
 #pragma once
+#include <type_traits>
+#include <vector>
+
 #include "vector.h"
 
 namespace {
@@ -68,53 +71,98 @@ inline void pack(Matrix matrix, int64_t begin, int64_t end, int64_t gates, int64
       }
 }
 
-// Where a product goes: into numbers that are overwritten, or that it is added to; these are NEAR, in
-// the cache, or FAR.
-enum Sum { FRESH, NEAR, FAR };
+// A [rows][depth] as products read it: rows that lie `row` apart, or columns `column` apart.
+struct ByRow {
+  const float *at;
+  int64_t row;
+  float operator()(int64_t m, int64_t k) const { return at[m * row + k]; }
+  ByRow from(int64_t m) const { return {at + m * row, row}; }
+};
+struct ByColumn {
+  const float *at;
+  int64_t column;
+  float operator()(int64_t m, int64_t k) const { return at[m + k * column]; }
+  ByColumn from(int64_t m) const { return {at + m, column}; }
+};
 
-// `ahead` is fetched on the way, in steps of `pace`: a panel into the second-level cache, which has room
-// for it, and of a FAR sum the few rows that come next to where they will be written.
-template <int ROWS, int VECTORS>
-inline void tile(int64_t depth, Matrix a, const float *panel, float *c, int64_t c_row, Sum to,
-                 const float *ahead, int64_t pace) {
-  vector sum[ROWS][VECTORS] = {};
-  if (to != FRESH)
-    for (int m = 0; m < ROWS; m++)
-      for (int v = 0; v < VECTORS; v++) sum[m][v] = *(const vector *)(c + m * c_row + v * LANES);
-  for (int64_t k = 0; k < depth; k++, panel += VECTORS * LANES, ahead += pace) {
-    if (to == FAR)
-      __builtin_prefetch(ahead, 1, 3);
-    else
-      __builtin_prefetch(ahead, 0, 2);
-    for (int m = 0; m < ROWS; m++) {
-      const float factor = a.at[m * a.row + k * a.step];
-      for (int v = 0; v < VECTORS; v++) sum[m][v] += *(const vector *)(panel + v * LANES) * factor;
-    }
+// What a tile fetches on its way: from `at` on, `pace` bytes more with each k.
+struct Ahead {
+  const char *at;
+  int64_t pace;
+  Ahead(const float *at, int64_t size, int64_t depth)
+      : at((const char *)at), pace(depth ? (size * int64_t(sizeof(float)) + depth - 1) / depth : 0) {}
+};
+
+// Rows that will be written soon and that other cores have read. To take lines back from them one by
+// one, when they are written, is slow, so tiles do it beside what they multiply, a row each.
+class Soon {
+  struct Row {
+    float *at;
+    int64_t size;
+  };
+  std::vector<Row> rows;
+
+ public:
+  void add(float *at, int64_t size) { rows.push_back({at, size}); }
+  void clear() { rows.clear(); }
+  Ahead take(int64_t depth, Ahead none) {
+    if (rows.empty()) return none;
+    const auto [at, size] = rows.back();
+    rows.pop_back();
+    return {at, size, depth};
   }
-  for (int m = 0; m < ROWS; m++)
-    for (int v = 0; v < VECTORS; v++) *(vector *)(c + m * c_row + v * LANES) = sum[m][v];
+};
+
+// Products that are read by columns have many sums, those of the weights' gradients: more than fit
+// into a cache near a core.
+template <class A> constexpr bool FAR = std::is_same_v<A, ByColumn>;
+
+// c [ROWS][VECTORS] = or += A P. `ahead` is a panel that comes next, or FAR sums.
+template <int ROWS, int VECTORS, class A>
+inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row, bool adds, Ahead ahead,
+                 Ahead soon) {
+  vector sum[ROWS][VECTORS];
+  // Loops over all of `sum` are unrolled early, or it would go through memory.
+#define EACH_SUM                                         \
+  _Pragma("GCC unroll 8") for (int m = 0; m < ROWS; m++) \
+      _Pragma("GCC unroll 3") for (int v = 0; v < VECTORS; v++)
+  EACH_SUM sum[m][v] = adds ? *(const vector *)(c + m * c_row + v * LANES) : vector{};
+  for (int64_t k = 0; k < depth; k++, panel += VECTORS * LANES) {
+    if constexpr (FAR<A>) {
+      __builtin_prefetch(ahead.at, 1, 3);
+    } else {
+      __builtin_prefetch(ahead.at, 0, 2);
+      __builtin_prefetch(soon.at, 1, 3);
+      soon.at += soon.pace;
+    }
+    ahead.at += ahead.pace;
+    EACH_SUM sum[m][v] += *(const vector *)(panel + v * LANES) * a(m, k);
+  }
+  EACH_SUM *(vector *)(c + m * c_row + v * LANES) = sum[m][v];
+#undef EACH_SUM
 }
 
-// All rows, in tiles as equal as can be. Together they fetch the panel that comes `next`, or each the
-// rows of a FAR sum that the one after it adds to.
-template <int VECTORS>
-inline void tiles(int64_t rows, int64_t depth, Matrix a, const float *panel, float *c, int64_t c_row,
-                  Sum to, const float *next) {
+// All rows, in tiles as equal as can be. Together they fetch the panel that comes `next`, or each the FAR
+// sums of the one after it.
+template <int VECTORS, class A>
+inline void tiles(int64_t rows, int64_t depth, A a, const float *panel, float *c, int64_t c_row,
+                  bool adds, const float *next, Soon *soon) {
   int64_t left = (rows + TALL - 1) / TALL;
-  const int64_t of_next = left > 1 ? VECTORS * LANES / left : 0;
+  const int64_t of_next = left > 1 ? depth * VECTORS * LANES / left : 0;
   for (; left; left--) {
     const int64_t height = (rows + left - 1) / left;
-    const float *ahead = to == FAR ? c + height * c_row : next;
-    const int64_t pace = to == FAR ? (height * c_row + depth - 1) / depth : of_next;
+    const Ahead ahead =
+        FAR<A> ? Ahead(c + height * c_row, height * c_row, depth) : Ahead(next, of_next, depth);
+    const Ahead none{c, 0, depth}, beside = soon ? soon->take(depth, none) : none;
     switch (height) {
-#define TILE(n)                                                                              \
-  case n:                                                                                    \
-    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, to, ahead, pace);  \
+#define TILE(n)                                                                                 \
+  case n:                                                                                       \
+    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, adds, ahead, beside); \
     break;
       TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
 #undef TILE
     }
-    rows -= height, a.at += height * a.row, c += height * c_row, next += depth * of_next;
+    rows -= height, a = a.from(height), c += height * c_row, next += of_next;
   }
 }
 
@@ -122,19 +170,20 @@ inline void tiles(int64_t rows, int64_t depth, Matrix a, const float *panel, flo
 // columns of a matrix that was packed with `all_rows`; c and packed are aligned. `turned` goes from the
 // last panel to the first: after a product that went the other way, the panels used last are still in
 // the cache.
-inline void multiply(int64_t rows, int64_t depth, Columns columns, Matrix a, const float *packed,
-                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, Sum to,
-                     bool turned) {
+template <class A>
+inline void multiply(int64_t rows, int64_t depth, Columns columns, A a, const float *packed,
+                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool adds, bool turned,
+                     Soon *soon = nullptr) {
   for (int64_t count = panels(columns), n = 0; n < count; n++) {
     const auto [first, last] = panel(columns, turned ? count - 1 - n : n);
     const int64_t width = last - first;
     const float *from = packed + all_rows * (first - columns.begin) + first_row * width;
     const float *next = from + (turned ? -1 : 1) * all_rows * width;
     switch (width / LANES) {
-      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, to, next); break;
-      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, to, next); break;
+      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
+      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
 #if defined(__AVX512F__)
-      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, to, next); break;
+      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
 #endif
     }
   }

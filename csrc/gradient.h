@@ -82,7 +82,7 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
         if (p.dz_h != p.dz_x) take(p, part_of<Cell>(p.gate, true), p.dz_h);
       }
     }
-    int there = -1;  // the gate whose rows are in room.x and room.h
+      int there = -1;  // the gate whose rows are in room.x and room.h
     for (const Panel &p : room.panels) {
       if (there < 0 || (apart && there != p.gate)) {
         there = p.gate;
@@ -100,8 +100,8 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
         }
       }
       const Columns panel{0, p.columns.count()};
-      multiply(F, rows, panel, {room.x, 1, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, FAR, false);
-      multiply(H, rows, panel, {room.h, 1, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, FAR, false);
+      multiply(F, rows, panel, ByColumn{room.x, x_row}, p.dz_x, 0, rows, p.of_x, WIDTH, true, false);
+      multiply(H, rows, panel, ByColumn{room.h, h_row}, p.dz_h, 0, rows, p.of_h, WIDTH, true, false);
     }
   }
   if (end < l.timesteps) return;
