@@ -33,7 +33,6 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
   const BackwardRoom<Cell> room(l, share.samples.size(), whole);
   if (begin == 0) std::fill_n(room.ones, wide, 1.0f);
 
-  Soon soon;
   for (int64_t phase = begin; phase < end; phase++) {
     const int64_t t = step_of(l, l.timesteps - 1 - phase / PHASES);
     const bool turned = phase / PHASES % 2;
@@ -70,7 +69,7 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
         if (const int64_t gates = split - k; gates > 0) {
           const ByRow a{dz + part_of<Cell>(k + gates - 1, of_h) * H - (gates - 1) * H, S * H};
           multiply(real, gates * H, columns, a, of_h ? recurrent : kernel, k * H, G * H, room.back,
-                   padded(n), adds, turned, &soon);
+                   padded(n), adds, turned);
           k = split, adds = true;
         }
     };
@@ -116,8 +115,6 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
         }
       }
     if (phase % PHASES < PHASES - 1) continue;
-    soon.clear();
-    for (int64_t b : share.real) soon.add(gradients(l, phase / PHASES + 1, b, S), S * H);
     const float *dz = side_by_side();
     for (bool of_h : {turned, !turned})
       if (of_h) {

@@ -85,57 +85,26 @@ struct ByColumn {
   ByColumn from(int64_t m) const { return {at + m, column}; }
 };
 
-// What a tile fetches on its way: from `at` on, `pace` bytes more with each k.
-struct Ahead {
-  const char *at;
-  int64_t pace;
-  Ahead(const float *at, int64_t size, int64_t depth)
-      : at((const char *)at), pace(depth ? (size * int64_t(sizeof(float)) + depth - 1) / depth : 0) {}
-};
-
-// Rows that will be written soon and that other cores have read. To take lines back from them one by
-// one, when they are written, is slow, so tiles do it beside what they multiply, a row each.
-class Soon {
-  struct Row {
-    float *at;
-    int64_t size;
-  };
-  std::vector<Row> rows;
-
- public:
-  void add(float *at, int64_t size) { rows.push_back({at, size}); }
-  void clear() { rows.clear(); }
-  Ahead take(int64_t depth, Ahead none) {
-    if (rows.empty()) return none;
-    const auto [at, size] = rows.back();
-    rows.pop_back();
-    return {at, size, depth};
-  }
-};
-
 // Products that are read by columns have many sums, those of the weights' gradients: more than fit
 // into a cache near a core.
 template <class A> constexpr bool FAR = std::is_same_v<A, ByColumn>;
 
-// c [ROWS][VECTORS] = or += A P. `ahead` is a panel that comes next, or FAR sums.
+// c [ROWS][VECTORS] = or += A P. On its way it fetches what lies `ahead`, `pace` floats more with each k:
+// a panel into the second-level cache, which has room for it, or a few rows of FAR sums.
 template <int ROWS, int VECTORS, class A>
-inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row, bool adds, Ahead ahead,
-                 Ahead soon) {
+inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row, bool adds,
+                 const float *ahead, int64_t pace) {
   vector sum[ROWS][VECTORS];
   // Loops over all of `sum` are unrolled early, or it would go through memory.
 #define EACH_SUM                                         \
   _Pragma("GCC unroll 8") for (int m = 0; m < ROWS; m++) \
       _Pragma("GCC unroll 3") for (int v = 0; v < VECTORS; v++)
   EACH_SUM sum[m][v] = adds ? *(const vector *)(c + m * c_row + v * LANES) : vector{};
-  for (int64_t k = 0; k < depth; k++, panel += VECTORS * LANES) {
-    if constexpr (FAR<A>) {
-      __builtin_prefetch(ahead.at, 1, 3);
-    } else {
-      __builtin_prefetch(ahead.at, 0, 2);
-      __builtin_prefetch(soon.at, 1, 3);
-      soon.at += soon.pace;
-    }
-    ahead.at += ahead.pace;
+  for (int64_t k = 0; k < depth; k++, panel += VECTORS * LANES, ahead += pace) {
+    if constexpr (FAR<A>)
+      __builtin_prefetch(ahead, 1, 3);
+    else
+      __builtin_prefetch(ahead, 0, 2);
     EACH_SUM sum[m][v] += *(const vector *)(panel + v * LANES) * a(m, k);
   }
   EACH_SUM *(vector *)(c + m * c_row + v * LANES) = sum[m][v];
@@ -146,23 +115,22 @@ inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row
 // sums of the one after it.
 template <int VECTORS, class A>
 inline void tiles(int64_t rows, int64_t depth, A a, const float *panel, float *c, int64_t c_row,
-                  bool adds, const float *next, Soon *soon) {
+                  bool adds, const float *next) {
   int64_t left = (rows + TALL - 1) / TALL;
-  const int64_t of_next = left > 1 ? depth * VECTORS * LANES / left : 0;
+  const int64_t of_next = left > 1 ? VECTORS * LANES / left : 0;
   for (; left; left--) {
     const int64_t height = (rows + left - 1) / left;
-    const Ahead ahead =
-        FAR<A> ? Ahead(c + height * c_row, height * c_row, depth) : Ahead(next, of_next, depth);
-    const Ahead none{c, 0, depth}, beside = soon ? soon->take(depth, none) : none;
+    const float *ahead = FAR<A> ? c + height * c_row : next;
+    const int64_t pace = FAR<A> ? (height * c_row + depth - 1) / depth : of_next;
     switch (height) {
-#define TILE(n)                                                                                 \
-  case n:                                                                                       \
-    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, adds, ahead, beside); \
+#define TILE(n)                                                                             \
+  case n:                                                                                   \
+    if constexpr (n <= TALL) tile<n, VECTORS>(depth, a, panel, c, c_row, adds, ahead, pace); \
     break;
       TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
 #undef TILE
     }
-    rows -= height, a = a.from(height), c += height * c_row, next += of_next;
+    rows -= height, a = a.from(height), c += height * c_row, next += depth * of_next;
   }
 }
 
@@ -172,18 +140,18 @@ inline void tiles(int64_t rows, int64_t depth, A a, const float *panel, float *c
 // the cache.
 template <class A>
 inline void multiply(int64_t rows, int64_t depth, Columns columns, A a, const float *packed,
-                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool adds, bool turned,
-                     Soon *soon = nullptr) {
+                     int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool adds,
+                     bool turned) {
   for (int64_t count = panels(columns), n = 0; n < count; n++) {
     const auto [first, last] = panel(columns, turned ? count - 1 - n : n);
     const int64_t width = last - first;
     const float *from = packed + all_rows * (first - columns.begin) + first_row * width;
     const float *next = from + (turned ? -1 : 1) * all_rows * width;
     switch (width / LANES) {
-      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
-      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
+      case 1: tiles<1>(rows, depth, a, from, c + first, c_row, adds, next); break;
+      case 2: tiles<2>(rows, depth, a, from, c + first, c_row, adds, next); break;
 #if defined(__AVX512F__)
-      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, adds, next, soon); break;
+      case 3: tiles<3>(rows, depth, a, from, c + first, c_row, adds, next); break;
 #endif
     }
   }

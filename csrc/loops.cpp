@@ -65,7 +65,7 @@ int64_t dz_steps(const Layer &l) {
 }
 
 int64_t dz_size(const Layer &l) {
-  return with_cell(l, [&](auto cell) { return dz_steps(l) * l.batch * cell.SAVED * l.units; });
+  return with_cell(l, [&](auto cell) { return dz_steps(l) * RING * l.batch * cell.SAVED * l.units; });
 }
 
 int64_t gates_of(const Layer &l) { return l.cell == LSTM ? 4 : l.cell == SIMPLE_RNN ? 1 : 3; }

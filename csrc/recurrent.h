@@ -35,6 +35,10 @@ struct Mask {
 
 enum Slot { GATE_0, GATE_1, GATE_2, GATE_3, STATE, KEEP_C, KEEP_H, OUTPUT, SLOTS };
 
+// Blocks of dz that take turns. A block that all cores have read is written again when it has left their
+// caches: to take each line back from them is slow where cores are far apart.
+constexpr int64_t RING = 4;
+
 struct Layer {
   Cell cell;
   int64_t timesteps, batch, features, units;
@@ -55,8 +59,8 @@ struct Layer {
 
   Rows dh;                  // of H: gradient of h from outside, or with its mask that of y
   float *dh0, *dc0;         // [B][H] in: gradient of the last states; out: of the first
-  float *dz;                // [dz_steps][B][S*H] gradients before the gates' activations: those of
-  int64_t dz_steps;         // the n-th step back stand at n % dz_steps
+  float *dz;                // [dz_steps * RING][B][S*H] gradients before the gates' activations: those
+  int64_t dz_steps;         // of the n-th step back stand at n % (dz_steps * RING)
   Rows dx;                  // of F; written at all steps, if not null
   Strided<float> dkernel;     // [F][G*H] these three by `gradient`, which needs dz
   Strided<float> drecurrent;  // [H][G*H]

@@ -108,7 +108,7 @@ template <class Cell> constexpr int part_of(int k, bool of_h) {
 
 // Gradients before the gates' activations, of the n-th step back.
 float *gradients(const Layer &l, int64_t n, int64_t b, int64_t parts) {
-  return l.dz + (n % l.dz_steps * l.batch + b) * parts * l.units;
+  return l.dz + (n % (l.dz_steps * RING) * l.batch + b) * parts * l.units;
 }
 
 }  // namespace
