@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lapse.cells import Weights, drop
 from lapse.plan import STATES, Coins, Fleeting, Masks
-from lapse.torch import ops
+from lapse.torch import autograd
 from lapse.torch.pointers import SLOTS
 
 
@@ -61,7 +61,7 @@ def unroll(
     h0, c0 = (*state, None)[:2]
     x_mask, h_mask = _given(masks.x, W), _given(masks.h, U)
     slots = [_given(getattr(masks, slot, None), U, of_gates=False) for slot in SLOTS[cell]]
-    last_h, last_c, h, _, _, outputs = ops.run(
+    last_h, last_c, h, _, _, outputs = autograd.run(
         cell,
         reset_after,
         reverse,
