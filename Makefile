@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check bench sanitize format
+.PHONY: demo test conformance check bench sanitize format
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -14,6 +14,13 @@ test: .venv/installed
 	KERAS_BACKEND=torch $(BIN)/pytest -n auto tests/keras_layers
 	KERAS_BACKEND=jax $(BIN)/pytest -n auto tests/keras_layers
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto tests/keras_layers
+
+# Keras's own tests, with lapse's layers and cells in the place of Keras's.
+conformance: .venv/installed
+	for backend in torch jax tensorflow; do \
+	  KERAS_BACKEND=$$backend PYTHONPATH=tests/conformance $(BIN)/python -m pytest -p plugin \
+	    -c tests/conformance/pytest.ini --rootdir tests/conformance -q || exit 1; \
+	done
 
 check: .venv/installed
 	$(BIN)/ruff format --check

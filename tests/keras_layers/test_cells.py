@@ -76,6 +76,8 @@ def test_a_cell_without_noise_is_keras_s(cell: Cell, bias: bool) -> None:
     close(y, wanted, what="output")
     for found, expected in zip(state, wanted_state, strict=True):
         close(found, expected, what="state")
+    whole = np.arange(BATCH * SIZES["features"]).reshape(BATCH, -1)
+    close(array(ours(whole, given.state)[0]), array(stock(whole, given.state)[0]), what="integers")
 
 
 @pytest.mark.parametrize(("cell", "noise"), PER_SEQUENCE_CASES, ids=ids(PER_SEQUENCE_CASES))

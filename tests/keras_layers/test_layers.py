@@ -136,6 +136,13 @@ def test_padding_is_keras_s(cell: Cell, options: str) -> None:
 
 
 @CELL
+def test_whole_numbers_are_taken_as_keras_takes_them(cell: Cell) -> None:
+    stock, ours = layers_of_both(cell, problem(cell))
+    x = np.arange(BATCH * TIMESTEPS * SIZES["features"]).reshape(BATCH, TIMESTEPS, -1) % 5
+    same(ours(x), stock(x))
+
+
+@CELL
 def test_initial_state_is_keras_s(cell: Cell) -> None:
     given = problem(cell)
     stock, ours = layers_of_both(cell, given, return_sequences=True, return_state=True)

@@ -72,7 +72,7 @@ class _Cell(Noisy):
         nested = isinstance(states, (list, tuple))
         y, state = cells.unroll(
             self.kind,
-            inputs[:, None],
+            ops.cast(inputs[:, None], self.compute_dtype),
             arrays.weights(self),
             self._masks(inputs, training, masks),
             initial_state=tuple(states) if nested else (states,),

@@ -81,6 +81,7 @@ class Dropout(_Drop, keras.layers.Dropout):
         scale: str = "inv",
         **kwargs: Any,
     ) -> None:
+        super().__init__(rate, noise_shape, seed, **kwargs)
         term = Term("x", rate, over, scale=scale)
         if "G" in term.axes:
             raise LapseError(
@@ -91,12 +92,11 @@ class Dropout(_Drop, keras.layers.Dropout):
                 f"noise_shape={noise_shape} was given with over={over!r} and scale={scale!r}; "
                 "noise_shape is Keras's way of saying what is shared, so write one or the other."
             )
-        super().__init__(rate, noise_shape, seed, **kwargs)
         self.term = term
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if self.noise_shape is not None:
-            return keras.layers.Dropout.call(self, inputs, training=training)
+            return super(_Drop, self).call(inputs, training=training)
         return super().call(inputs, training=training)
 
     def get_config(self) -> dict[str, Any]:
@@ -115,9 +115,8 @@ class SpatialDropout1D(_Drop, keras.layers.SpatialDropout1D):
     def __init__(
         self, rate: float, seed: Any = None, name: str | None = None, dtype: Any = None
     ) -> None:
-        term = Term("x", rate, "BF")
         super().__init__(rate, seed=seed, name=name, dtype=dtype)
-        self.term = term
+        self.term = Term("x", rate, "BF")
 
 
 @keras.saving.register_keras_serializable(package="lapse")
@@ -139,9 +138,8 @@ class TimestepDropout(_Drop, keras.layers.Dropout):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        term = Term("x", rate, "BT", scale=scale)
         super().__init__(rate, seed=seed, name=name, dtype=dtype)
-        self.term = term
+        self.term = Term("x", rate, "BT", scale=scale)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

@@ -132,6 +132,9 @@ class _Recurrent(Noisy):
         running, given = mask
         if running is not None:
             running = ops.cast(running, "bool")
+        sequences = ops.cast(
+            sequences, self.compute_dtype
+        )  # Keras leaves whole numbers as they are
         batch, timesteps, features = ops.shape(sequences)
         if given is not None:
             known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
