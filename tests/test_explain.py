@@ -80,6 +80,17 @@ def test_shapes_are_those_of_the_masks(cell: Cell, name: str) -> None:
         assert together == [str(names.get(n, n)) for n in getattr(drawn, slot).shape]
 
 
+def test_a_stack_says_what_each_layer_has() -> None:
+    stack = LSTM(3, 5, num_layers=2, dropout=0.2, bidirectional=True, noise="h:0.5@BF")
+    lines = lapse.explain(stack).splitlines()
+    assert (
+        lines[1]
+        == "2 layers and 2 directions, with masks of their own; sizes are those of the first."
+    )
+    assert lines[2] == "Layers after the first have x:0.2@BTF besides, from dropout=."
+    assert lapse.explain(GRU(3, 5, bidirectional=True)).splitlines()[1].startswith("2 directions,")
+
+
 def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def last(layer: Any) -> str:
         return lapse.explain(layer).splitlines()[-1]

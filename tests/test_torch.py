@@ -25,11 +25,16 @@ from lapse.errors import LapseError
 from lapse.plan import Masks
 from lapse.torch import GRU, LSTM, RNN
 from lapse.weights import from_torch
-
-PAIRS = {"LSTM": (LSTM, nn.LSTM), "GRU": (GRU, nn.GRU), "SimpleRNN": (RNN, nn.RNN)}
-MODULES = (LSTM, GRU, RNN)
-in_every_pair = pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=PAIRS)
-in_every_module = pytest.mark.parametrize("ours", MODULES, ids=lambda module: module.__name__)
+from torch_support import (
+    PAIRS,
+    assert_close,
+    flat,
+    gradients,
+    in_every_module,
+    in_every_pair,
+    pair,
+    state_of,
+)
 
 # Each noise that a module can run, by the module.
 CASES = [(PAIRS[cell.name][0], name) for cell, name in catalog.CASES if cell.reset_after]
@@ -45,43 +50,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def pair(ours: type, theirs: type, *sizes: int, **options: Any) -> tuple[Any, Any]:
-    """Our module and PyTorch's with the same weights."""
-    dtype = options.pop("dtype", torch.float64)
-    torch.manual_seed(0)
-    one, other = theirs(*sizes, **options).to(dtype), ours(*sizes, **options).to(dtype)
-    other.load_state_dict(one.state_dict(), strict=True)
-    return other, one
-
-
-def state_of(module: Any, *shape: int) -> Any:
-    """A random initial state with gradients."""
-    parts = tuple(
-        torch.randn(*shape, dtype=module.weight_hh_l0.dtype, requires_grad=True)
-        for _ in range(2 if module.mode == "LSTM" else 1)
-    )
-    return parts if module.mode == "LSTM" else parts[0]
-
-
-def flat(result: Any) -> list[Tensor]:
-    """The tensors of an output and a last state."""
-    y, last = result
-    return [y, *(last if isinstance(last, tuple) else (last,))]
-
-
-def assert_close(found: list, expected: list, tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert catalog.distance(one.detach(), other.detach()) < tolerance
-
-
-def gradients(module: Any, results: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """Gradients of a random functional of all results, for the inputs and every parameter."""
-    random = torch.Generator().manual_seed(1)
-    loss = sum((r * torch.randn(r.shape, generator=random, dtype=r.dtype)).sum() for r in results)
-    return list(torch.autograd.grad(loss, [*inputs, *module.parameters()]))
 
 
 # The same as nn.
@@ -682,27 +650,6 @@ def test_states_of_the_wrong_kind(ours: type, hx: Any) -> None:
     """A pair for a GRU or one tensor for an LSTM is the mistake of whoever swaps the layer."""
     with pytest.raises(LapseError, match="hx"):
         ours(7, 5)(torch.zeros(9, 3, 7), hx)
-
-
-@in_every_module
-def test_packed_sequences_are_refused(ours: type) -> None:
-    """The message names what to give instead."""
-    packed = pack_padded_sequence(torch.zeros(9, 3, 7), torch.tensor([9, 4, 1]))
-    with pytest.raises(LapseError, match=r"PackedSequence.*lengths="):
-        ours(7, 5)(packed)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "dropout": 0.5}],
-    ids=str,
-)
-@in_every_module
-def test_what_is_not_there_yet(ours: type, options: dict[str, Any]) -> None:
-    """Running one layer where two were asked for would be worse than refusing."""
-    name, value = next(iter(options.items()))
-    with pytest.raises(LapseError, match=f"{name}={value}.*stack modules"):
-        ours(7, 5, **options)
 
 
 def test_projections_are_not_there_yet() -> None:

@@ -54,6 +54,7 @@ def explain(layer: Any) -> str:
             first.setdefault(one, slot)
     terms = " ".join(str(one.term) for one in first)
     lines = [f"{type(layer).__name__} with {f'the noise {terms}' if terms else 'no noise'}."]
+    lines += _of_stack(layer)
     for one, slot in first.items():
         lines += _of_term(one, slot, layer.plan.cell, sizes)
     try:
@@ -62,6 +63,18 @@ def explain(layer: Any) -> str:
         return "\n".join([*lines, f"Can't run: {error}"])
     name = f"the C++ kernel ({instruction_set()})" if kernel == "cpu" else "the plain loop"
     return "\n".join([*lines, f"Runs on {name}, for {why}."])
+
+
+def _of_stack(layer: Any) -> list[str]:
+    """Of PyTorch's layers, which may be several in one."""
+    layers, directions = getattr(layer, "num_layers", 1), 1 + getattr(layer, "bidirectional", False)
+    if layers * directions == 1:
+        return []
+    each = [f"{layers} layers"] * (layers > 1) + ["2 directions"] * (directions > 1)
+    lines = [f"{' and '.join(each)}, with masks of their own; sizes are those of the first."]
+    if layers > 1 and layer.dropout:
+        lines.append(f"Layers after the first have x:{layer.dropout}@BTF besides, from dropout=.")
+    return lines
 
 
 def _of_term(one: Draw, slot: str, cell: str, sizes: dict[str, int]) -> list[str]:

@@ -41,7 +41,7 @@ def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> M
         noise: terms.
         seed: from `draw_seed`.
         scales: of the same noise; made before, as torch.compile can't trace how.
-        sizes: batch, timesteps, features, units.
+        sizes: batch, timesteps, features, units; layer and direction.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
@@ -88,19 +88,22 @@ def scales(plan: Plan) -> Scales:
 
 @torch.library.custom_op("lapse::draw", mutates_args=())
 def draw_slots(
-    noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int
-) -> list[Tensor]:
+    noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
+    layer: int, direction: int,
+) -> list[Tensor]:  # fmt: skip
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    drawn = tensors(_plan(noise, cell), seed.tolist(), **sizes)._asdict()
+    stream = {"layer": layer, "direction": direction}
+    drawn = tensors(_plan(noise, cell), seed.tolist(), **sizes, **stream)._asdict()
     found = (drawn[slot] for slot, _ in _plan(noise, cell).slots)
     return [mask[0] if isinstance(mask, (Coins, Fleeting)) else mask for mask in found]
 
 
 @draw_slots.register_fake
 def _(
-    noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int
-) -> list[Tensor]:
+    noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
+    layer: int, direction: int,
+) -> list[Tensor]:  # fmt: skip
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     return [
         torch.empty(

@@ -1,12 +1,12 @@
 """`nn.LSTM`, `nn.GRU` and `nn.RNN` with `noise=`: the same signature, `state_dict` and numbers.
 
-One layer and one direction for now. They run on the C++ kernels where these can (see `fused.py`),
-else on the plain loop of `cells.py`.
+They run on the C++ kernels where these can (see `fused.py`), else on the plain loop of `cells.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,32 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lapse import cells, masks
 from lapse.errors import LapseError
-from lapse.forms import KerasDropout
+from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
 from lapse.noise import collect
-from lapse.plan import Masks, check_masks, plan
+from lapse.plan import Masks, Plan, check_masks, plan
 from lapse.torch import fused
-from lapse.torch.drawing import draw, draw_seed, scales
+from lapse.torch.drawing import Scales, draw, draw_seed, scales
+from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
+
+
+class _One(NamedTuple):
+    """One layer in one direction."""
+
+    layer: int
+    direction: int
+    features: int
+    noise: str
+    plan: Plan
+    expected: Masks  # made once, for torch.compile can't trace how; so are the scales
+    scales: Scales
+
+    @property
+    def name(self) -> str:
+        """What the names of its weights end with."""
+        return f"l{self.layer}{'_reverse' if self.direction else ''}"
 
 
 class _Recurrent(nn.RNNBase):
@@ -41,11 +59,10 @@ class _Recurrent(nn.RNNBase):
     ) -> None:
         check_kernel(kernel)
         super().__init__(mode, *args, **kwargs)
-        if self.num_layers != 1 or self.bidirectional or self.proj_size:
+        if self.proj_size:
             raise LapseError(
-                f"{type(self).__name__} has one layer, one direction and no projection so far, and "
-                f"was given num_layers={self.num_layers}, bidirectional={self.bidirectional}, "
-                f"proj_size={self.proj_size}; stack modules instead."
+                f"proj_size={self.proj_size} was given; {type(self).__name__} has no projection of "
+                "h so far; leave it out."
             )
         self.recurrent_dropout = recurrent_dropout
         self.generator = generator
@@ -53,13 +70,26 @@ class _Recurrent(nn.RNNBase):
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
-        # Here, for torch.compile can't trace them.
-        self._expected, self._scales = masks.expected(self.plan), scales(self.plan)
+        between = collect([*terms, Dropout(self.dropout)] if self.dropout else terms)
+        directions = 1 + self.bidirectional
+        self._ones = tuple(
+            self._one(layer, direction, between if layer else terms)
+            for layer in range(self.num_layers)
+            for direction in range(directions)
+        )
+
+    def _one(self, layer: int, direction: int, terms: Any) -> _One:
+        made = plan(terms, self.cell)
+        features = self.hidden_size * (1 + self.bidirectional) if layer else self.input_size
+        noise = " ".join(map(str, terms))
+        return _One(layer, direction, features, noise, made, masks.expected(made), scales(made))
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
 
-    def draw_masks(self, batch: int, timesteps: int, seed: int | None = None) -> Masks:
+    def draw_masks(
+        self, batch: int, timesteps: int, seed: int | None = None
+    ) -> Masks | list[Masks]:
         """Draws the masks of one training call.
 
         Args:
@@ -69,95 +99,133 @@ class _Recurrent(nn.RNNBase):
 
         Returns:
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
-            for W and U (rows or 1, columns or 1) in Keras's layout.
+            for W and U (rows or 1, columns or 1) in Keras's layout. With several layers or two
+            directions a list of such, in the order of `hx`.
         """
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
+        words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        return floats(self._draw(batch, timesteps, words), like)
+        drawn = [floats(self._draw(one, batch, timesteps, words), like) for one in self._ones]
+        return drawn if len(drawn) > 1 else drawn[0]
 
-    def _draw(self, batch: int, timesteps: int, seed: Tensor | None = None) -> Masks:
-        sizes = {"batch": batch, "timesteps": timesteps}
+    def _draw(self, one: _One, batch: int, timesteps: int, seed: Tensor) -> Masks:
         return draw(
-            self.noise,
+            one.noise,
             self.cell,
-            draw_seed(self.generator) if seed is None else seed,
-            self._scales,
-            **sizes,
-            features=self.input_size,
+            seed,
+            one.scales,
+            batch=batch,
+            timesteps=timesteps,
+            features=one.features,
             units=self.hidden_size,
+            layer=one.layer,
+            direction=one.direction,
         )
 
     def forward(
         self,
-        input: Tensor,
+        input: Tensor | PackedSequence,
         hx: Any = None,
         *,
         lengths: Tensor | None = None,
-        masks: Masks | None = None,
-    ) -> tuple[Tensor, Any]:
-        """Runs the layer.
+        masks: Masks | list[Masks] | None = None,
+    ) -> tuple[Any, Any]:
+        """Runs the layers.
 
         Args:
             input: (timesteps, batch, input_size), with batch_first (batch, timesteps, input_size),
-                or (timesteps, input_size) for one sequence.
-            hx: the state before the first step, (1, batch, hidden_size), a pair (h, c) for LSTM;
-                without the batch axis for one sequence. Zeros by default.
+                (timesteps, input_size) for one sequence, or a PackedSequence.
+            hx: the states before the first steps, (num_layers * directions, batch, hidden_size), a
+                pair (h, c) for LSTM; without the batch axis for one sequence. Zeros by default.
             lengths: (batch,) whole numbers in [1, timesteps]; steps past a sequence's length are
-                padding: their output is 0, and the last state is the one at the length.
+                padding: their output is 0, and the last state is the one at the length. A
+                PackedSequence has its own.
             masks: from `draw_masks`, used in training and evaluation alike. By default fresh ones
                 in training, and in evaluation what they average to.
 
         Returns:
-            The output, shaped like the input with hidden_size features, and the last state,
-            shaped like `hx`.
+            The output, shaped like the input with hidden_size features for each direction, and the
+            last states, shaped like `hx`. Masks, states and what is drawn for a PackedSequence
+            follow its batch as it was before it was packed.
 
         Raises:
             LapseError: for shapes, lengths or masks that don't fit.
         """
         if isinstance(input, PackedSequence):
-            raise LapseError(
-                "a PackedSequence was given; pass the padded batch, and lengths= beside it."
-            )
+            if lengths is not None:
+                raise LapseError("lengths= was given beside a PackedSequence, which has its own.")
+            x, lengths = padded(input)
+            y, last = self._whole(x, x, hx, lengths, masks, False)
+            return packed_like(input, y), last
         single = input.dim() == 2
         x = input.unsqueeze(0) if single else input
         x = x if self.batch_first or x.dim() != 3 or single else x.swapaxes(0, 1)
-        self._check(x, input, lengths)
-        batch, timesteps = x.shape[:2]
-        state = self._state(hx, batch, single)
-        if masks is not None:
-            check_masks(
-                masks,
-                self.plan,
-                batch=batch,
-                timesteps=timesteps,
-                features=self.input_size,
-                units=self.hidden_size,
-            )
-        else:
-            draws = self.training and self.plan.slots
-            masks = self._draw(batch, timesteps) if draws else self._expected
-        running = None if lengths is None else _running(lengths, timesteps, x.device)
-        y, last = self._run(x, masks, state, running)
-        if running is not None:
-            y = torch.where(running[..., None], y, 0)
-        last = tuple(part.unsqueeze(0) for part in last)
+        y, last = self._whole(x, input, hx, lengths, masks, single)
         if single:
-            y, last = y.squeeze(0), tuple(part.squeeze(1) for part in last)
-        elif not self.batch_first:
-            y = y.swapaxes(0, 1)
-        return y, last if self.cell == "LSTM" else last[0]
+            return y.squeeze(0), last
+        return y if self.batch_first else y.swapaxes(0, 1), last
+
+    def _whole(
+        self, x: Tensor, given: Tensor, hx: Any, lengths: Any, masks: Any, single: bool
+    ) -> tuple[Tensor, Any]:
+        """All layers, with the batch first."""
+        self._check(x, given, lengths)
+        batch, timesteps = x.shape[:2]
+        states = self._states(hx, batch, single)
+        drawn = self._masks(masks, batch, timesteps)
+        running = None if lengths is None else _running(lengths, timesteps, x.device)
+        directions, lasts = 1 + self.bidirectional, []
+        for first in range(0, len(self._ones), directions):
+            outputs = []
+            for n in range(first, first + directions):
+                state = None if states is None else tuple(part[n] for part in states)
+                y, last = self._run(self._ones[n], x, drawn[n], state, running)
+                outputs.append(y)
+                lasts.append(last)
+            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+        if running is not None:
+            x = torch.where(running[..., None], x, 0)
+        last = tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
+        if single:
+            last = tuple(part.squeeze(1) for part in last)
+        return x, last if self.cell == "LSTM" else last[0]
+
+    def _masks(self, given: Any, batch: int, timesteps: int) -> Sequence[Masks]:
+        if given is None:
+            if not (self.training and any(one.plan.slots for one in self._ones)):
+                return [one.expected for one in self._ones]
+            seed = draw_seed(self.generator)
+            return [self._draw(one, batch, timesteps, seed) for one in self._ones]
+        each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
+        if len(each) != len(self._ones):
+            raise LapseError(
+                f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
+                f"needs {len(self._ones)}, as draw_masks gives them."
+            )
+        sizes = {"batch": batch, "timesteps": timesteps, "units": self.hidden_size}
+        for masks_of_one, one in zip(each, self._ones, strict=True):
+            check_masks(masks_of_one, one.plan, **sizes, features=one.features)
+        return each
 
     def runs(self) -> tuple[dict[str, int], str | None]:
         """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
         like: Tensor = self.weight_ih_l0  # type: ignore[assignment]
         plain = self._library() is LIBRARY
-        why_not = fused.obstacle(like, self._weights(), Masks(), None, activations=plain)
+        why_not = fused.obstacle(
+            like, self._weights(self._ones[0]), Masks(), None, activations=plain
+        )
         return {"features": self.input_size, "units": self.hidden_size}, why_not
 
-    def _run(self, x: Tensor, masks: Masks, state: Any, running: Any) -> tuple[Tensor, tuple]:
-        weights, library = self._weights(), self._library()
+    def _run(
+        self, one: _One, x: Tensor, masks: Masks, state: Any, running: Any
+    ) -> tuple[Tensor, tuple]:
+        weights, library = self._weights(one), self._library()
         plain = library is LIBRARY
-        call: dict[str, Any] = {"initial_state": state, "running": running}
+        call: dict[str, Any] = {
+            "initial_state": state,
+            "running": running,
+            "reverse": bool(one.direction),
+        }
         why_not = fused.obstacle(x, weights, masks, state, activations=plain)
         if choose(why_not, self.kernel) == "cpu":
             return fused.unroll(self.cell, x, weights, masks, **call)
@@ -166,12 +234,12 @@ class _Recurrent(nn.RNNBase):
     def _library(self) -> cells.Library:
         return LIBRARY
 
-    def _weights(self) -> cells.Weights:
+    def _weights(self, one: _One) -> cells.Weights:
         # By name at each call, so that parametrizations and functional_call hold.
-        biases = (self.bias_ih_l0, self.bias_hh_l0) if self.bias else (None, None)
-        return from_torch(
-            self.cell, self.weight_ih_l0, self.weight_hh_l0, *biases, concatenate=torch.cat
-        )
+        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ()))
+        found = [getattr(self, f"{name}_{one.name}") for name in names]
+        found += [None] * (4 - len(found))
+        return from_torch(self.cell, *found, concatenate=torch.cat)
 
     def _check(self, x: Tensor, given: Tensor, lengths: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.input_size or x.shape[1] == 0:
@@ -197,7 +265,7 @@ class _Recurrent(nn.RNNBase):
                 f"between 1 and the {timesteps} timesteps of the input."
             )
 
-    def _state(self, hx: Any, batch: int, single: bool) -> tuple[Tensor, ...] | None:
+    def _states(self, hx: Any, batch: int, single: bool) -> tuple[Tensor, ...] | None:
         if hx is None:
             return None
         parts = tuple(hx) if self.cell == "LSTM" and not isinstance(hx, Tensor) else (hx,)
@@ -207,14 +275,15 @@ class _Recurrent(nn.RNNBase):
                 f"{'a pair (h, c) of tensors' if self.cell == 'LSTM' else 'one tensor h'}."
             )
         names = ("h", "c")[: 2 if self.cell == "LSTM" else 1]
-        want = (1, self.hidden_size) if single else (1, batch, self.hidden_size)
+        count = len(self._ones)
+        want = (count, self.hidden_size) if single else (count, batch, self.hidden_size)
         if len(parts) != len(names) or any(tuple(part.shape) != want for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise LapseError(
                 f"hx has shapes {shapes}; {type(self).__name__} needs {' and '.join(names)} of "
                 f"shape {want}."
             )
-        return tuple(part if single else part[0] for part in parts)
+        return tuple(part.unsqueeze(1) if single else part for part in parts)
 
 
 def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
@@ -225,7 +294,8 @@ def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
 class LSTM(_Recurrent):
     """`torch.nn.LSTM` with noise inside.
 
-    Takes every argument of `nn.LSTM` (one layer, one direction), and by keyword:
+    Takes every argument of `nn.LSTM` but `proj_size`, and by keyword those below. Noise acts in
+    each layer and direction, with masks of its own; `dropout=` acts between layers as in PyTorch.
 
     Args:
         recurrent_dropout: rate in [0, 1) of dropping what each gate reads of h, one mask per

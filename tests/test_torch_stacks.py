@@ -1,0 +1,262 @@
+"""Several layers, two directions and packed sequences: nn's own, and noise in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import catalog
+from lapse import masks as drawing
+from lapse.cells import unroll
+from lapse.errors import LapseError
+from lapse.plan import Masks, plan
+from lapse.torch import LSTM
+from lapse.weights import from_torch
+from torch_support import (
+    assert_close,
+    flat,
+    gradients,
+    in_every_module,
+    in_every_pair,
+    pair,
+    state_of,
+)
+
+LENGTHS = torch.tensor([9, 1, 4, 9, 7])
+STACKS = [
+    {"num_layers": 2},
+    {"bidirectional": True},
+    {"num_layers": 3, "bidirectional": True, "bias": False},
+]
+in_every_stack = pytest.mark.parametrize("options", STACKS, ids=str)
+TOLERANCE = catalog.TOLERANCE["float64"]
+NOISE = "x:.3@BF h:.4@BFG s:.1@BTF>prev U:.2@IO y:.2@BTF"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On tensors this small, threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def count(options: dict[str, Any]) -> int:
+    """How many layers and directions."""
+    return int(options.get("num_layers", 1) * (1 + options.get("bidirectional", False)))
+
+
+# The same as nn.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layout", ["batch first", "time first", "unbatched"])
+@in_every_stack
+@in_every_pair
+def test_outputs_and_gradients_are_pytorchs(
+    ours: type, theirs: type, options: dict[str, Any], layout: str, dtype: torch.dtype
+) -> None:
+    ones = pair(ours, theirs, 7, 5, batch_first=layout == "batch first", dtype=dtype, **options)
+    shape = {"batch first": (3, 31, 7), "time first": (31, 3, 7), "unbatched": (31, 7)}[layout]
+    torch.manual_seed(1)
+    x = torch.randn(*shape, dtype=dtype, requires_grad=True)
+    rows = (count(options), 5) if layout == "unbatched" else (count(options), 3, 5)
+    hx = state_of(ones[0], *rows)
+    for state in (None, hx):
+        inputs = [x, *(() if state is None else hx if isinstance(hx, tuple) else (hx,))]
+        found, expected = (flat(one(x, state)) for one in ones)
+        tolerance = catalog.TOLERANCE[str(dtype).removeprefix("torch.")]
+        assert_close(found, expected, tolerance.values)
+        back = [gradients(one, r, inputs) for one, r in zip(ones, (found, expected), strict=True)]
+        assert_close(*back, tolerance.gradients)
+
+
+@in_every_stack
+@in_every_pair
+def test_state_dicts_are_interchangeable(ours: type, theirs: type, options: dict[str, Any]) -> None:
+    one, other = ours(7, 5, **options), theirs(7, 5, **options)
+    assert list(one.state_dict()) == list(other.state_dict())
+    other.load_state_dict(one.state_dict(), strict=True)
+    one.load_state_dict(other.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["sorted", "unsorted"])
+@pytest.mark.parametrize("options", [{}, *STACKS], ids=str)
+@in_every_pair
+def test_packed_sequences_are_pytorchs(
+    ours: type, theirs: type, options: dict[str, Any], ordered: bool
+) -> None:
+    ones = pair(ours, theirs, 7, 5, **options)
+    lengths = LENGTHS.sort(descending=True).values if ordered else LENGTHS
+    torch.manual_seed(1)
+    x = torch.randn(9, 5, 7, dtype=torch.float64, requires_grad=True)
+    hx = state_of(ones[0], count(options), 5, 5)
+    (y, last), (wanted, wanted_last) = (
+        one(pack_padded_sequence(x, lengths, enforce_sorted=ordered), hx) for one in ones
+    )
+    assert isinstance(y, PackedSequence)
+    for one, other in zip(y[1:], wanted[1:], strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+    found, expected = flat((y.data, last)), flat((wanted.data, wanted_last))
+    assert_close(found, expected, TOLERANCE.values)
+    inputs = [x, *(hx if isinstance(hx, tuple) else (hx,))]
+    back = [gradients(one, r, inputs) for one, r in zip(ones, (found, expected), strict=True)]
+    assert_close(*back, TOLERANCE.gradients)
+
+
+# Noise.
+
+
+@in_every_stack
+@in_every_module
+def test_a_packed_batch_has_the_masks_of_the_padded_one(
+    ours: type, options: dict[str, Any]
+) -> None:
+    """Bit for bit, in the order of the batch before it was packed."""
+    torch.manual_seed(0)
+    module, x = ours(7, 5, noise=NOISE, **options), torch.randn(9, 5, 7)
+    torch.manual_seed(3)
+    y, last = module(pack_padded_sequence(x, LENGTHS, enforce_sorted=False))
+    torch.manual_seed(3)
+    wanted, wanted_last = module(x, lengths=LENGTHS)
+    for one, other in zip(
+        flat((pad_packed_sequence(y)[0], last)), flat((wanted, wanted_last)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.3])
+@in_every_stack
+@in_every_module
+def test_training_is_the_oracle_layer_by_layer(
+    ours: type, options: dict[str, Any], between: float
+) -> None:
+    """Each layer and direction has a stream of its own, with one seed for all."""
+    layers, directions = options.get("num_layers", 1), 1 + options.get("bidirectional", False)
+    options = {**options, "dropout": between if layers > 1 else 0.0}
+    torch.manual_seed(0)
+    module = ours(7, 5, batch_first=True, noise=NOISE, **options).double()
+    x = torch.randn(3, 9, 7, dtype=torch.float64)
+    found = flat(module(x, masks=module.draw_masks(3, 9, seed=11)))
+    values, lasts = x.numpy(), []
+    for layer in range(layers):
+        terms = NOISE + (f" x:{between}@BTF" if layer and between else "")
+        outputs = []
+        for direction in range(directions):
+            drawn = drawing.draw(
+                plan(terms, module.cell), 11, batch=3, timesteps=9, features=values.shape[2],
+                units=5, layer=layer, direction=direction,
+            )  # fmt: skip
+            y, last = unroll(
+                module.cell,
+                values,
+                weights_of(module, layer, direction),
+                Masks(*(mask if mask is None else np.float64(mask) for mask in drawn)),
+                reverse=bool(direction),
+            )
+            outputs.append(y)
+            lasts.append(last)
+        values = np.concatenate(outputs, -1)
+    states = [torch.tensor(np.stack(parts)) for parts in zip(*lasts, strict=True)]
+    assert_close(found, [torch.tensor(values), *states], 1e-6)  # masks were drawn in float32
+
+
+def weights_of(module: Any, layer: int, direction: int) -> Any:
+    end = f"l{layer}{'_reverse' if direction else ''}"
+    arrays: list[Any] = [
+        getattr(module, f"{name}_{end}").detach().numpy() for name in ("weight_ih", "weight_hh")
+    ]
+    for name in ("bias_ih", "bias_hh"):
+        arrays.append(getattr(module, f"{name}_{end}").detach().numpy() if module.bias else None)
+    return from_torch(module.cell, *arrays, concatenate=np.concatenate)
+
+
+@in_every_module
+def test_what_is_drawn_is_what_draw_masks_gives(ours: type) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dropout": 0.5}
+    module, x = ours(7, 5, noise=NOISE, **options), torch.randn(9, 3, 7)
+    torch.manual_seed(3)
+    drawn = module.draw_masks(3, 9)
+    torch.manual_seed(3)
+    for one, other in zip(flat(module(x)), flat(module(x, masks=drawn)), strict=True):
+        assert torch.equal(one, other)
+    assert len(drawn) == 4
+    for n in range(4):  # the second layer reads two directions, and drops between layers too
+        assert drawn[n].x.shape == (3, 1 if n < 2 else 9, 1, 7 if n < 2 else 10)
+        for m in range(n):
+            assert not torch.equal(drawn[m].h, drawn[n].h)
+
+
+@in_every_pair
+def test_dropout_between_layers_acts_in_training_only(ours: type, theirs: type) -> None:
+    one, other = pair(ours, theirs, 7, 5, num_layers=2, dropout=0.5)
+    x = torch.randn(9, 3, 7, dtype=torch.float64)
+    assert not torch.equal(one(x)[0], one(x)[0])
+    assert_close(flat(one.eval()(x)), flat(other.eval()(x)), TOLERANCE.values)
+
+
+def test_what_is_dropped_between_layers_is_scaled_as_in_pytorch() -> None:
+    """Half of what the second layer reads is 0, the rest is doubled."""
+    torch.manual_seed(0)
+    module = LSTM(7, 300, num_layers=2, dropout=0.5)
+    (first, second) = module.draw_masks(3, 31)
+    assert first.x is None
+    assert set(second.x.unique().tolist()) == {0.0, 2.0}
+    assert abs(float((second.x == 0).double().mean()) - 0.5) < 0.01  # 27,900 coins: 3.3 deviations
+
+
+def test_a_compiled_stack_is_the_eager_one() -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    module = LSTM(7, 5, num_layers=2, bidirectional=True, dropout=0.3, noise="h:.4@BFG y:.2@BTF")
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(9, 3, 7)
+    torch.manual_seed(3)
+    found = flat(compiled(x))
+    torch.manual_seed(3)
+    expected = flat(module(x))
+    back = [gradients(module, results, []) for results in (found, expected)]
+    for one, other in zip([*found, *back[0]], [*expected, *back[1]], strict=True):
+        torch.testing.assert_close(one, other)
+    torch.compiler.reset()
+
+
+# Mistakes.
+
+
+def test_masks_for_another_number_of_layers() -> None:
+    module, x = LSTM(7, 5, num_layers=2, noise="x:.5@BF"), torch.zeros(9, 3, 7)
+    one = LSTM(7, 5, noise="x:.5@BF").draw_masks(3, 9)
+    for wrong, number in ((one, 1), ([one] * 3, 3)):
+        with pytest.raises(LapseError, match=f"masks for {number} layers .* needs 2"):
+            module(x, masks=wrong)
+    with pytest.raises(LapseError, match="mask for x"):  # the second layer reads 5 features, not 7
+        module(x, masks=[one, one])
+
+
+def test_states_of_another_number_of_layers() -> None:
+    state = (torch.zeros(2, 3, 5),) * 2
+    with pytest.raises(LapseError, match=r"of shape \(4, 3, 5\)"):
+        LSTM(7, 5, num_layers=2, bidirectional=True)(torch.zeros(9, 3, 7), state)
+
+
+def test_lengths_beside_a_packed_sequence() -> None:
+    packed = pack_padded_sequence(torch.zeros(9, 3, 7), torch.tensor([9, 4, 1]))
+    with pytest.raises(LapseError, match="has its own"):
+        LSTM(7, 5)(packed, lengths=[9, 4, 1])
+
+
+def test_a_packed_sequence_of_other_features() -> None:
+    packed: Tensor | PackedSequence = pack_padded_sequence(
+        torch.zeros(9, 3, 6), torch.tensor([9, 4, 1])
+    )
+    with pytest.raises(LapseError, match=r"needs .*7\)"):
+        nn.Sequential(LSTM(7, 5))(packed)
