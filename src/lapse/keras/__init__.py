@@ -3,6 +3,8 @@
 from lapse.keras.cells import GRUCell as GRUCell
 from lapse.keras.cells import LSTMCell as LSTMCell
 from lapse.keras.cells import SimpleRNNCell as SimpleRNNCell
+from lapse.keras.convert import convert as convert
+from lapse.keras.convert import to_native as to_native
 from lapse.keras.dropout import Dropout as Dropout
 from lapse.keras.dropout import SpatialDropout1D as SpatialDropout1D
 from lapse.keras.dropout import TimestepDropout as TimestepDropout

@@ -1,0 +1,116 @@
+"""Models of Keras's recurrent layers as models of lapse's, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from lapse import masks
+from lapse.errors import LapseError
+from lapse.keras import cells, layers
+from lapse.noise import collect
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(layers.LSTM, layers.GRU, layers.SimpleRNN),
+        *(cells.LSTMCell, cells.GRUCell, cells.SimpleRNNCell),
+    )
+}
+Config = dict[str, Any]
+
+
+def convert(model: Any, noise: Any = None) -> Any:
+    """A copy of a model with lapse's layers and cells in the place of Keras's.
+
+    Wherever they stand: in `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model,
+    too. Names and weights are the same, so are predictions; what stands on neither side of the
+    exchange is copied as `keras.models.clone_model` does. Compile the copy as the model was.
+
+    Args:
+        model: a Sequential or functional model, or a layer.
+        noise: for each layer and cell that is exchanged, besides its `dropout` and
+            `recurrent_dropout`; as for `lapse.keras.LSTM`.
+
+    Raises:
+        LapseError: for a subclassed model, and for noise that one of the layers can't have.
+    """
+    text = " ".join(map(str, collect(noise)))
+
+    def exchanged(config: Config) -> Config:
+        if config["module"] != "keras.layers" or config["class_name"] not in _KINDS:
+            return config
+        kind = _KINDS[config["class_name"]]
+        name = keras.saving.get_registered_name(kind)
+        inner = {**config["config"], "noise": text}
+        found = {"module": kind.__module__, "registered_name": name, "config": inner}
+        return {**config, **found}
+
+    return _copy(model, exchanged)
+
+
+def to_native(model: Any) -> Any:
+    """A copy of a model with Keras's own layers and cells in the place of lapse's, to deploy where
+    lapse is not installed.
+
+    Names and weights are the same, so are predictions. `dropout` and `recurrent_dropout` stay;
+    noise that Keras doesn't have is left out, as evaluation doesn't need it.
+
+    Args:
+        model: a Sequential or functional model, or a layer.
+
+    Raises:
+        LapseError: for a subclassed model, and for noise that acts in evaluation, as zoneout does.
+    """
+
+    def exchanged(config: Config) -> Config:
+        kind = _KINDS.get(config["class_name"])
+        if kind is None or config["module"] != kind.__module__:
+            return config
+        left = {name: value for name, value in config["config"].items() if name != "noise"}
+        made: Any = kind.from_config(config["config"])
+        if any(factor is not None for factor in masks.expected(made.plan)):
+            raise LapseError(
+                f"{left['name']} has the noise {made.noise}, which acts in evaluation too; Keras's "
+                f"own {kind.__name__} has no such thing. Train without it to convert the model."
+            )
+        left.pop("kernel", None)
+        return {**config, "module": "keras.layers", "registered_name": None, "config": left}
+
+    return _copy(model, exchanged)
+
+
+def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
+    def copied(layer: Any) -> Any:
+        config = keras.saving.serialize_keras_object(layer)
+        found = _everywhere(config, exchanged)
+        if found == config:
+            return type(layer).from_config(layer.get_config())
+        return keras.saving.deserialize_keras_object(found)
+
+    if not isinstance(model, keras.Model):
+        made = copied(model)
+        if model.built:
+            made.build_from_config(model.get_build_config())
+    elif isinstance(model, keras.Sequential) or hasattr(model, "operations"):
+        made = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    else:
+        raise LapseError(
+            f"{type(model).__name__} is a subclassed model, whose code says which layers it makes; "
+            "change the import there, and load the weights."
+        )
+    if model.built:
+        made.set_weights(model.get_weights())
+    return made
+
+
+def _everywhere(config: Any, exchanged: Callable[[Config], Config]) -> Any:
+    """A nested config with each serialized object exchanged, the inner ones first."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_everywhere(part, exchanged) for part in config)
+    if not isinstance(config, dict):
+        return config
+    config = {name: _everywhere(part, exchanged) for name, part in config.items()}
+    return exchanged(config) if {"module", "class_name", "config"} <= config.keys() else config

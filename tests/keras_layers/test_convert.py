@@ -1,0 +1,144 @@
+"""Whole models from Keras's layers to lapse's and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_support import BATCH, FEATURES, TIMESTEPS, UNITS, array
+
+import lapse
+import lapse.keras
+from lapse.errors import LapseError
+
+X = np.random.default_rng(0).normal(size=(BATCH, TIMESTEPS, FEATURES)).astype("float32")
+STOCK = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+
+
+class Halve(layers.Layer):
+    """A layer that nobody registered."""
+
+    def call(self, x: Any) -> Any:
+        return x / 2
+
+
+def stack(kind: Any) -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((TIMESTEPS, FEATURES)),
+            layers.Masking(),
+            kind(UNITS, return_sequences=True, dropout=0.2, recurrent_dropout=0.3, seed=3),
+            layers.Dropout(0.5),
+            kind(UNITS, go_backwards=True),
+            layers.Dense(2),
+        ]
+    )
+
+
+def wrapped(kind: Any) -> Any:
+    """Inside wrappers, inside a model inside the model, with two inputs to one layer."""
+    number = STOCK.index(kind)
+    cells = [CELLS[number](UNITS), CELLS[number](UNITS)]
+    both = layers.Bidirectional(kind(UNITS, return_sequences=True), merge_mode="sum")
+    inside = keras.Sequential([keras.Input((TIMESTEPS, UNITS)), kind(FEATURES)], name="inside")
+    x, y = keras.Input((TIMESTEPS, FEATURES)), keras.Input((TIMESTEPS, FEATURES))
+    outputs = [inside(both(Halve()(x))), layers.RNN(cells)(y), both(y)]
+    return keras.Model([x, y], outputs)
+
+
+def inputs_of(model: Any) -> Any:
+    return X if len(model.inputs) == 1 else [X, X[::-1].copy()]
+
+
+def recurrent(model: Any) -> list[Any]:
+    """The recurrent layers, and the cells in RNN, of a model, wherever they stand."""
+    found = list(model._flatten_layers())
+    of_layers = {id(one.cell) for one in found if isinstance(one, STOCK)}
+    return [one for one in found if isinstance(one, (*STOCK, *CELLS)) and id(one) not in of_layers]
+
+
+def same(one: Any, other: Any) -> None:
+    found, expected = (m(inputs_of(one), training=False) for m in (one, other))
+    if not isinstance(expected, (list, tuple)):
+        found, expected = [found], [expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array(a), array(b), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("made", [stack, wrapped])
+@pytest.mark.parametrize("kind", STOCK, ids=lambda kind: kind.__name__)
+def test_there_and_back(kind: Any, made: Any, tmp_path: Path) -> None:
+    model = made(kind)
+    ours = lapse.keras.convert(model)
+    assert recurrent(ours)
+    for one, other in zip(recurrent(model), recurrent(ours), strict=True):
+        assert type(other).__module__.startswith("lapse.keras")
+        assert (other.name, type(other).__name__) == (one.name, type(one).__name__)
+    same(ours, model)
+    for one, other in zip(model.get_weights(), ours.get_weights(), strict=True):
+        assert (one == other).all()
+    back = lapse.keras.to_native(ours)
+    for one, other in zip(recurrent(model), recurrent(back), strict=True):
+        assert type(other) is type(one)
+        assert other.get_config() == one.get_config()
+    same(back, model)
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    model.load_weights(tmp_path / "ours.weights.h5")
+
+
+def test_noise_is_each_layer_s_and_acts_in_training() -> None:
+    model = lapse.keras.convert(stack(layers.LSTM), noise=lapse.WeightDrop(0.5))
+    assert [one.noise for one in recurrent(model)] == ["U:0.5@IO", "U:0.5@IO"]
+    first = recurrent(model)[0]
+    assert {str(term) for term in first.plan.terms} >= {"U:0.5@IO", "x:0.2@BFG", "h:0.3@BFG"}
+    assert (array(model(X, training=True)) != array(model(X, training=True))).any()
+    assert recurrent(lapse.keras.to_native(model))[0].dropout == 0.2
+
+
+def test_the_copy_learns_alone() -> None:
+    model = stack(layers.GRU)
+    before, ours = model.get_weights(), lapse.keras.convert(model)
+    ours.compile("sgd", "mse")
+    ours.train_on_batch(X, np.ones((BATCH, 2)))
+    for one, other, trained in zip(before, model.get_weights(), ours.get_weights(), strict=True):
+        assert (one == other).all()
+        assert (one != trained).any()
+
+
+@pytest.mark.parametrize("kind", STOCK, ids=lambda kind: kind.__name__)
+def test_a_layer_alone(kind: Any) -> None:
+    layer = kind(UNITS, return_sequences=True)
+    y = array(layer(X))
+    ours = lapse.keras.convert(layer, noise="y:0.3@BF")
+    np.testing.assert_allclose(array(ours(X)), y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(array(lapse.keras.to_native(ours)(X)), y, rtol=1e-5, atol=1e-6)
+    assert not lapse.keras.convert(kind(UNITS)).built
+
+
+def test_noise_that_acts_in_evaluation_has_no_way_back() -> None:
+    model = lapse.keras.convert(stack(layers.LSTM), noise=lapse.Zoneout())
+    with pytest.raises(
+        LapseError, match=r"has the noise s:0\.05@BTF>prev, which acts in evaluation"
+    ):
+        lapse.keras.to_native(model)
+
+
+def test_subclassed_models_are_refused() -> None:
+    class Mine(keras.Model):
+        def call(self, x: Any) -> Any:
+            return x
+
+    with pytest.raises(LapseError, match="Mine is a subclassed model"):
+        lapse.keras.convert(Mine())
+
+
+def test_illegal_noise_is_refused() -> None:
+    with pytest.raises(LapseError, match="not a noise term"):
+        lapse.keras.convert(stack(layers.LSTM), noise="half")
+    with pytest.raises(LapseError, match="r"):
+        lapse.keras.convert(stack(layers.SimpleRNN), noise="r:0.5@BF")
