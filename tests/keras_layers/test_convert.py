@@ -102,8 +102,8 @@ def test_noise_is_each_layer_s_and_acts_in_training() -> None:
 
 def test_the_copy_learns_alone() -> None:
     model = stack(layers.GRU)
+    model.compile("sgd", "mse")
     before, ours = model.get_weights(), lapse.keras.convert(model)
-    ours.compile("sgd", "mse")
     ours.train_on_batch(X, np.ones((BATCH, 2)))
     for one, other, trained in zip(before, model.get_weights(), ours.get_weights(), strict=True):
         assert (one == other).all()
@@ -135,6 +135,12 @@ def test_subclassed_models_are_refused() -> None:
 
     with pytest.raises(LapseError, match="Mine is a subclassed model"):
         lapse.keras.convert(Mine())
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "model.keras", layers.LSTM], ids=str)
+def test_what_is_no_model(wrong: Any) -> None:
+    with pytest.raises(LapseError, match="no model and no layer"):
+        lapse.keras.convert(wrong)
 
 
 def test_illegal_noise_is_refused() -> None:

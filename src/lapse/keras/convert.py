@@ -26,8 +26,8 @@ def convert(model: Any, noise: Any = None) -> Any:
     """A copy of a model with lapse's layers and cells in the place of Keras's.
 
     Wherever they stand: in `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model,
-    too. Names and weights are the same, so are predictions; what stands on neither side of the
-    exchange is copied as `keras.models.clone_model` does. Compile the copy as the model was.
+    too. Names and weights are the same, so are predictions; all other layers are copied as
+    `keras.models.clone_model` does, and a compiled model's copy is compiled, with a new optimizer.
 
     Args:
         model: a Sequential or functional model, or a layer.
@@ -35,7 +35,8 @@ def convert(model: Any, noise: Any = None) -> Any:
             `recurrent_dropout`; as for `lapse.keras.LSTM`.
 
     Raises:
-        LapseError: for a subclassed model, and for noise that one of the layers can't have.
+        LapseError: for a subclassed model, for what is no layer, and for noise that one of the
+            layers can't have.
     """
     text = " ".join(map(str, collect(noise)))
 
@@ -90,6 +91,8 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
             return type(layer).from_config(layer.get_config())
         return keras.saving.deserialize_keras_object(found)
 
+    if not isinstance(model, keras.Layer):
+        raise LapseError(f"{model!r} was given, which is no model and no layer of Keras's.")
     if not isinstance(model, keras.Model):
         made = copied(model)
         if model.built:
