@@ -248,6 +248,12 @@ class _Recurrent(nn.RNNBase):
                 f"the input has shape {tuple(given.shape)}; {type(self).__name__} needs "
                 f"({axes}, {self.input_size}) with at least one timestep."
             )
+        kind = self.weight_ih_l0.dtype
+        if x.dtype != kind and not torch._C._is_any_autocast_enabled():
+            raise LapseError(
+                f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
+                f"Convert input: input.to({kind}), or convert model: model.to({x.dtype})."
+            )
         if lengths is None:
             return
         batch, timesteps = x.shape[:2]
