@@ -203,6 +203,15 @@ def test_dropout_between_layers_acts_in_training_only(ours: type, theirs: type) 
     assert_close(flat(one.eval()(x)), flat(other.eval()(x)), TOLERANCE.values)
 
 
+def test_dropout_may_change_after_construction() -> None:
+    one, other = pair(LSTM, nn.LSTM, 7, 5, num_layers=2, dropout=0.5)
+    x = torch.randn(9, 3, 7, dtype=torch.float64)
+    one.dropout = other.dropout = 0.0
+    assert_close(flat(one(x)), flat(other(x)), TOLERANCE.values)
+    one.dropout = 0.5
+    assert set(one.draw_masks(3, 9)[1].x.unique().tolist()) == {0.0, 2.0}
+
+
 def test_what_is_dropped_between_layers_is_scaled_as_in_pytorch() -> None:
     """Half of what the second layer reads is 0, the rest is doubled."""
     torch.manual_seed(0)

@@ -120,12 +120,69 @@ def test_a_layer_alone(kind: Any) -> None:
     assert not lapse.keras.convert(kind(UNITS)).built
 
 
+@pytest.mark.parametrize("kind", CELLS, ids=lambda kind: kind.__name__)
+def test_a_cell_alone(kind: Any) -> None:
+    cell = kind(UNITS)
+    cell.build((BATCH, FEATURES))
+    for one in (lapse.keras.convert(cell), lapse.keras.to_native(lapse.keras.convert(cell))):
+        for found, wanted in zip(one.get_weights(), cell.get_weights(), strict=True):
+            assert (found == wanted).all()
+
+
+def test_names_of_weights_stay() -> None:
+    model = stack(layers.LSTM)
+    wanted = [weight.path.split("/")[1:] for weight in keras.models.clone_model(model).weights]
+    found = [weight.path.split("/")[1:] for weight in lapse.keras.convert(model).weights]
+    assert [path[1:] for path in found] == [path[1:] for path in wanted]
+    assert all(len(path) == len(other) for path, other in zip(found, wanted, strict=True))
+
+
+def test_nothing_of_lapse_is_left_to_deploy(tmp_path: Path) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((TIMESTEPS,)),
+            lapse.keras.Embedding(31, FEATURES, noise=lapse.EmbeddingDropout(0.1)),
+            lapse.keras.SpatialDropout1D(0.1),
+            lapse.keras.TimestepDropout(0.2),
+            lapse.keras.Dropout(0.3, over="BF"),
+            lapse.keras.LSTM(UNITS, dropout=0.2, noise="U:.5@IO"),
+            lapse.keras.Dropout(0.4),
+        ]
+    )
+    back = lapse.keras.to_native(model)
+    assert all(type(layer).__module__.startswith("keras.") for layer in back.layers)
+    shapes = [layer.noise_shape for layer in back.layers if type(layer) is layers.Dropout]
+    assert shapes == [(None, None, 1), (None, 1, None), None]
+    assert [layer.rate for layer in back.layers if hasattr(layer, "rate")] == [0.1, 0.2, 0.3, 0.4]
+    x = np.arange(BATCH * TIMESTEPS).reshape(BATCH, TIMESTEPS)
+    np.testing.assert_allclose(array(back(x)), array(model(x)), rtol=1e-5, atol=1e-6)
+    back.save(tmp_path / "back.keras")
+    assert "lapse" not in back.to_json()
+
+
+def test_a_dropout_layer_that_keras_lacks_has_no_way_back() -> None:
+    model = keras.Sequential([keras.Input((7, 3)), lapse.keras.Dropout(0.3, over="BT[5]")])
+    with pytest.raises(LapseError, match=r"drops over BT\[5\] with the scale inv"):
+        lapse.keras.to_native(model)
+
+
+def test_a_cell_inside_two_layers_is_refused() -> None:
+    cell, x = layers.LSTMCell(FEATURES), keras.Input((TIMESTEPS, FEATURES))
+    model = keras.Model(x, layers.RNN(cell)(layers.RNN(cell, return_sequences=True)(x)))
+    with pytest.raises(LapseError, match="stands inside several others"):
+        lapse.keras.convert(model)
+
+
 def test_noise_that_acts_in_evaluation_has_no_way_back() -> None:
     model = lapse.keras.convert(stack(layers.LSTM), noise=lapse.Zoneout())
-    with pytest.raises(
-        LapseError, match=r"has the noise s:0\.05@BTF>prev, which acts in evaluation"
-    ):
+    with pytest.raises(LapseError, match=r"s:0\.05@BTF>prev, which acts in evaluation"):
         lapse.keras.to_native(model)
+    for layer in (
+        lapse.keras.Dropout(0.3, scale="exp"),
+        lapse.keras.Embedding(31, 5, noise="emb:.1@V!exp"),
+    ):
+        with pytest.raises(LapseError, match="acts in evaluation|the scale exp"):
+            lapse.keras.to_native(layer)
 
 
 def test_subclassed_models_are_refused() -> None:

@@ -10,15 +10,16 @@ import keras
 from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import cells, layers
-from lapse.noise import collect
+from lapse.noise import Term, collect
 
-_KINDS = {
+_KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(layers.LSTM, layers.GRU, layers.SimpleRNN),
         *(cells.LSTMCell, cells.GRUCell, cells.SimpleRNNCell),
     )
 }
+_SHARED = {"BTF": None, "BF": (None, 1, None), "BT": (None, None, 1)}  # as Keras's noise_shape
 Config = dict[str, Any]
 
 
@@ -56,38 +57,60 @@ def to_native(model: Any) -> Any:
     """A copy of a model with Keras's own layers and cells in the place of lapse's, to deploy where
     lapse is not installed.
 
-    Names and weights are the same, so are predictions. `dropout` and `recurrent_dropout` stay;
-    noise that Keras doesn't have is left out, as evaluation doesn't need it.
+    Names and weights are the same, so are predictions. `dropout`, `recurrent_dropout` and Dropout
+    layers stay; other noise is left out, as evaluation doesn't need it.
 
     Args:
         model: a Sequential or functional model, or a layer.
 
     Raises:
-        LapseError: for a subclassed model, and for noise that acts in evaluation, as zoneout does.
+        LapseError: for a subclassed model, for noise that acts in evaluation, as zoneout does, and
+            for Dropout layers that Keras can't have.
     """
 
     def exchanged(config: Config) -> Config:
-        kind = _KINDS.get(config["class_name"])
-        if kind is None or config["module"] != kind.__module__:
+        if not str(config["registered_name"]).startswith("lapse>"):
             return config
-        left = {name: value for name, value in config["config"].items() if name != "noise"}
-        made: Any = kind.from_config(config["config"])
-        if any(factor is not None for factor in masks.expected(made.plan)):
-            raise LapseError(
-                f"{left['name']} has the noise {made.noise}, which acts in evaluation too; Keras's "
-                f"own {kind.__name__} has no such thing. Train without it to convert the model."
-            )
-        left.pop("kernel", None)
-        return {**config, "module": "keras.layers", "registered_name": None, "config": left}
+        kind, inner = config["class_name"], dict(config["config"])
+        if kind in _KINDS:
+            made = _KINDS[kind].from_config(inner).plan
+            if any(factor is not None for factor in masks.expected(made)):
+                _refuse(inner["name"], made.terms)
+        if kind == "Embedding" and masks.expected_rows(collect(inner["noise"])) != 1:
+            _refuse(inner["name"], collect(inner["noise"]))
+        if kind in ("Dropout", "TimestepDropout"):
+            kind, inner = "Dropout", _shared(inner)
+        for added in ("noise", "kernel", *(["seed"] if kind == "Embedding" else [])):
+            inner.pop(added, None)
+        found = {"module": "keras.layers", "class_name": kind, "registered_name": None}
+        return {**config, **found, "config": inner}
 
     return _copy(model, exchanged)
+
+
+def _refuse(name: str, terms: tuple[Term, ...]) -> None:
+    raise LapseError(
+        f"{name} has the noise {' '.join(map(str, terms))}, which acts in evaluation too; Keras's "
+        "own layer has no such thing. Train without it to convert the model."
+    )
+
+
+def _shared(config: Config) -> Config:
+    """The config of Keras's Dropout for that of one of lapse's."""
+    over, scale = config.pop("over", "BT"), config.pop("scale")
+    if over not in _SHARED or scale != "inv":
+        raise LapseError(
+            f"{config['name']} drops over {over} with the scale {scale}, which Keras's Dropout "
+            "can't; write over='BTF', 'BF' or 'BT' and scale='inv' to convert the model."
+        )
+    return {**config, "noise_shape": config.get("noise_shape") or _SHARED[over]}
 
 
 def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
     def copied(layer: Any) -> Any:
         config = keras.saving.serialize_keras_object(layer)
         found = _everywhere(config, exchanged)
-        if found == config:
+        if found == _everywhere(config, lambda same: same):
             return type(layer).from_config(layer.get_config())
         return keras.saving.deserialize_keras_object(found)
 
@@ -104,6 +127,11 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
             f"{type(model).__name__} is a subclassed model, whose code says which layers it makes; "
             "change the import there, and load the weights."
         )
+    if len(made.weights) != len(model.weights):
+        raise LapseError(
+            f"{model.name} has a layer or cell that stands inside several others, and a copy of "
+            "each of these would have one of its own; share the outer layer instead."
+        )
     if model.built:
         made.set_weights(model.get_weights())
     return made
@@ -115,5 +143,10 @@ def _everywhere(config: Any, exchanged: Callable[[Config], Config]) -> Any:
         return type(config)(_everywhere(part, exchanged) for part in config)
     if not isinstance(config, dict):
         return config
-    config = {name: _everywhere(part, exchanged) for name, part in config.items()}
+    # Without build_config: a layer is built where the model calls it, under the model's name.
+    config = {
+        name: _everywhere(part, exchanged)
+        for name, part in config.items()
+        if name != "build_config"
+    }
     return exchanged(config) if {"module", "class_name", "config"} <= config.keys() else config

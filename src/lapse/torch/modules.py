@@ -57,8 +57,18 @@ class _Recurrent(nn.RNNBase):
         kernel: str = "auto",
         **kwargs: Any,
     ) -> None:
-        check_kernel(kernel)
         super().__init__(mode, *args, **kwargs)
+        self.set_noise(recurrent_dropout, noise, generator, kernel)
+
+    def set_noise(
+        self,
+        recurrent_dropout: float = 0.0,
+        noise: Any = None,
+        generator: torch.Generator | None = None,
+        kernel: str = "auto",
+    ) -> None:
+        """Gives the module other noise than it was made with; the arguments are those of `LSTM`."""
+        check_kernel(kernel)
         if self.proj_size:
             raise LapseError(
                 f"proj_size={self.proj_size} was given; {type(self).__name__} has no projection of "
@@ -70,8 +80,14 @@ class _Recurrent(nn.RNNBase):
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
         self.plan = plan(terms, self.cell)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what each layer and direction has, from `noise` and `dropout` as they are now."""
+        terms = collect(self.noise)
         between = collect([*terms, Dropout(self.dropout)] if self.dropout else terms)
         directions = 1 + self.bidirectional
+        self._between = self.dropout
         self._ones = tuple(
             self._one(layer, direction, between if layer else terms)
             for layer in range(self.num_layers)
@@ -102,6 +118,8 @@ class _Recurrent(nn.RNNBase):
             for W and U (rows or 1, columns or 1) in Keras's layout. With several layers or two
             directions a list of such, in the order of `hx`.
         """
+        if self.dropout != self._between:
+            self._prepare()
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
@@ -169,6 +187,8 @@ class _Recurrent(nn.RNNBase):
         self, x: Tensor, given: Tensor, hx: Any, lengths: Any, masks: Any, single: bool
     ) -> tuple[Tensor, Any]:
         """All layers, with the batch first."""
+        if self.dropout != self._between:  # PyTorch's modules read it at each call, too
+            self._prepare()
         self._check(x, given, lengths)
         batch, timesteps = x.shape[:2]
         states = self._states(hx, batch, single)
@@ -258,7 +278,8 @@ class _Recurrent(nn.RNNBase):
             return
         batch, timesteps = x.shape[:2]
         lengths = torch.as_tensor(lengths)
-        if lengths.shape != (batch,) or lengths.is_floating_point():
+        whole = not (lengths.is_floating_point() or lengths.dtype == torch.bool)
+        if lengths.shape != (batch,) or not whole:
             raise LapseError(
                 f"lengths has shape {tuple(lengths.shape)} and type {lengths.dtype}; it needs one "
                 f"whole number for each of the {batch} sequences."

@@ -1,0 +1,96 @@
+"""Whole models from PyTorch's modules to lapse's and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lapse
+import lapse.torch
+from lapse.errors import LapseError
+from torch_support import PAIRS, flat, in_every_pair
+
+
+class Tagger(nn.Module):
+    """Two recurrent modules, one of them under two names."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.first = kind(7, 5, num_layers=2, dropout=0.3, bidirectional=True)
+        self.parts = nn.ModuleList([kind(10, 3)])
+        self.again = self.parts[0]
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.again(self.first(x)[0])[0])
+
+
+@in_every_pair
+def test_there_and_back(ours: type, theirs: type) -> None:
+    torch.manual_seed(0)
+    model, x = Tagger(theirs).double().eval(), torch.randn(9, 3, 7, dtype=torch.float64)
+    model.first.weight_hh_l1.requires_grad_(False)
+    model.again.register_forward_hook(lambda module, given, made: (made[0] * 2, made[1]))
+    state = torch.random.get_rng_state()
+    made = lapse.torch.convert(model, noise="h:.5@BFG", recurrent_dropout=0.2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert type(made.first) is type(made.again) is ours
+    assert made.again is made.parts[0]
+    assert type(model.first) is theirs
+    back = lapse.torch.to_native(made)
+    assert type(back.first) is type(back.again) is theirs
+    assert vars(back.first).keys() == vars(model.first).keys()
+    for one in (made, back):
+        assert not one.training
+        torch.testing.assert_close(one(x), model(x), rtol=0, atol=1e-13)
+        for (name, p), (other, q) in zip(
+            one.named_parameters(), model.named_parameters(), strict=True
+        ):
+            assert name == other and torch.equal(p, q)
+            assert p.requires_grad == q.requires_grad and p.data_ptr() != q.data_ptr()
+
+
+@in_every_pair
+def test_what_is_made_is_what_its_constructor_makes(ours: type, theirs: type) -> None:
+    """The same masks, from the same seed, in training."""
+    torch.manual_seed(0)
+    stock, x = theirs(7, 5, num_layers=2, dropout=0.3), torch.randn(9, 3, 7)
+    made = lapse.torch.convert(stock, noise="s:.1@BTF>prev", recurrent_dropout=0.2)
+    wanted = ours(7, 5, 2, dropout=0.3, noise="s:.1@BTF>prev", recurrent_dropout=0.2)
+    wanted.load_state_dict(stock.state_dict())
+    assert repr(made) == repr(wanted)
+    torch.manual_seed(3)
+    found = flat(made(x))
+    torch.manual_seed(3)
+    for one, other in zip(found, flat(wanted(x)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_relu_stays_relu() -> None:
+    stock, x = nn.RNN(7, 5, nonlinearity="relu"), torch.randn(9, 3, 7)
+    torch.testing.assert_close(lapse.torch.convert(stock)(x)[0], stock(x)[0])
+
+
+def test_noise_that_acts_in_evaluation_has_no_way_back() -> None:
+    model = lapse.torch.convert(Tagger(nn.GRU), noise=lapse.Zoneout())
+    with pytest.raises(LapseError, match=r"first has the noise s:0\.05@BTF>prev, which acts"):
+        lapse.torch.to_native(model)
+
+
+def test_what_cant_be_converted_leaves_the_model_as_it_was() -> None:
+    projected = nn.Sequential(nn.LSTM(7, 5, proj_size=3))
+    with pytest.raises(LapseError, match="proj_size=3"):
+        lapse.torch.convert(projected)
+    with pytest.raises(LapseError, match="not a noise term"):
+        lapse.torch.convert(Tagger(nn.LSTM), noise="half")
+    assert type(projected[0]) is nn.LSTM
+
+
+def test_subclasses_stay_what_they_are() -> None:
+    for ours, theirs in PAIRS.values():
+        mine = type("Mine", (theirs,), {})(7, 5)
+        assert type(lapse.torch.convert(mine)) is type(mine)
+        assert type(lapse.torch.to_native(type("Mine", (ours,), {})(7, 5))).__name__ == "Mine"
