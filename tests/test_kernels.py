@@ -558,7 +558,7 @@ def test_the_kernel_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         layer.double()(x.double())
     monkeypatch.setenv("LAPSE_KERNEL", "fastest")
     with pytest.raises(LapseError, match="LAPSE_KERNEL=fastest is unknown"):
-        layer(x)
+        layer(x.double())
 
 
 def test_a_layer_can_ask_for_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ def test_noise_that_acts_in_evaluation_has_no_way_back() -> None:
         lapse.keras.Dropout(0.3, scale="exp"),
         lapse.keras.Embedding(31, 5, noise="emb:.1@V!exp"),
     ):
-        with pytest.raises(LapseError, match="acts in evaluation|the scale exp"):
+        with pytest.raises(LapseError, match=r"acts in evaluation|the scale exp"):
             lapse.keras.to_native(layer)
 
 
