@@ -3,7 +3,6 @@
 // that threads can share them.
 #pragma once
 #include <type_traits>
-#include <vector>
 
 #include "vector.h"
 
@@ -31,7 +30,7 @@ inline Columns panel(Columns columns, int64_t index) {
   return {columns.begin + found.begin, columns.begin + padded(found.end)};
 }
 
-// A [rows][depth] with its strides: `row` apart lie the rows, `step` the elements of one.
+// A matrix as it is given: `row` apart lie the rows, `step` the elements of one.
 struct Matrix {
   const float *at;
   int64_t row, step;

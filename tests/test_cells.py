@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from lapse.cells import Weights, unroll
 from lapse.noise import collect
 from lapse.plan import Masks
 from lapse.torch.plain import LIBRARY
+from torch_support import one_thread  # noqa: F401  for every test here
 
 DOUBLE = catalog.TOLERANCE["float64"]
 NO_MASKS = Masks()
@@ -24,15 +24,6 @@ PYTORCHS = (catalog.LSTM, catalog.GRU, catalog.SIMPLE_RNN)
 CELL_IDS = [cell.id for cell in catalog.CELLS]
 in_every_cell = pytest.mark.parametrize("cell", catalog.CELLS, ids=CELL_IDS)
 in_every_case = pytest.mark.parametrize(("cell", "name"), catalog.CASES, ids=catalog.CASE_IDS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads spend their time waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(

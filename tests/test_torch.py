@@ -6,7 +6,6 @@ import copy
 import io
 import itertools
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from torch_support import (
     gradients,
     in_every_module,
     in_every_pair,
+    one_thread,  # noqa: F401  for every test here
     pair,
     state_of,
 )
@@ -41,15 +41,6 @@ CASES = [(PAIRS[cell.name][0], name) for cell, name in catalog.CASES if cell.res
 CASE_IDS = [f"{module.__name__} {name}" for module, name in CASES]
 in_every_case = pytest.mark.parametrize(("ours", "name"), CASES, ids=CASE_IDS)
 quiet = pytest.mark.filterwarnings("ignore:.*forgets at evaluation:UserWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads spend their time waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The same as nn.

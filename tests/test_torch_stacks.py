@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch_support import (
     gradients,
     in_every_module,
     in_every_pair,
+    one_thread,  # noqa: F401  for every test here
     pair,
     state_of,
 )
@@ -37,15 +37,6 @@ STACKS = [
 in_every_stack = pytest.mark.parametrize("options", STACKS, ids=str)
 TOLERANCE = catalog.TOLERANCE["float64"]
 NOISE = "x:.3@BF h:.4@BFG s:.1@BTF>prev U:.2@IO y:.2@BTF"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads spend their time waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def count(options: dict[str, Any]) -> int:

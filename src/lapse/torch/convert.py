@@ -33,7 +33,7 @@ def convert(model: nn.Module, noise: Any = None, recurrent_dropout: float = 0.0)
     for module in made.modules():
         if type(module) in _OURS:
             module.__class__ = _OURS[type(module)]
-            module.set_noise(recurrent_dropout, noise)  # type: ignore[operator]
+            module._set_noise(recurrent_dropout, noise)  # type: ignore[operator]
     return made
 
 
@@ -52,7 +52,7 @@ def to_native(model: nn.Module) -> nn.Module:
         if type(module) not in _THEIRS:
             continue
         ones: Any = module._ones
-        if any(factor is not None for one in ones for factor in one.expected):
+        if any(factor is not None for one in ones for factor in one.noise.expected):
             raise LapseError(
                 f"{name or type(module).__name__} has the noise {module.noise}, which acts in "
                 "evaluation too; PyTorch's own module has no such thing. Train without it to "

@@ -16,7 +16,7 @@ from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
-from lapse.noise import collect
+from lapse.noise import Term, collect
 from lapse.plan import Masks, Plan, check_masks, plan
 from lapse.torch import fused
 from lapse.torch.drawing import Scales, draw, draw_seed, scales
@@ -25,16 +25,22 @@ from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
 
 
+class _Noise(NamedTuple):
+    """What follows from terms; made once, for torch.compile can't trace how."""
+
+    text: str
+    plan: Plan
+    expected: Masks
+    scales: Scales
+
+
 class _One(NamedTuple):
     """One layer in one direction."""
 
     layer: int
     direction: int
     features: int
-    noise: str
-    plan: Plan
-    expected: Masks  # made once, for torch.compile can't trace how; so are the scales
-    scales: Scales
+    noise: _Noise
 
     @property
     def name(self) -> str:
@@ -58,16 +64,15 @@ class _Recurrent(nn.RNNBase):
         **kwargs: Any,
     ) -> None:
         super().__init__(mode, *args, **kwargs)
-        self.set_noise(recurrent_dropout, noise, generator, kernel)
+        self._set_noise(recurrent_dropout, noise, generator, kernel)
 
-    def set_noise(
+    def _set_noise(
         self,
         recurrent_dropout: float = 0.0,
         noise: Any = None,
         generator: torch.Generator | None = None,
         kernel: str = "auto",
     ) -> None:
-        """Gives the module other noise than it was made with; the arguments are those of `LSTM`."""
         check_kernel(kernel)
         if self.proj_size:
             raise LapseError(
@@ -79,26 +84,34 @@ class _Recurrent(nn.RNNBase):
         self.kernel = kernel
         terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
         self.noise = " ".join(map(str, terms))
-        self.plan = plan(terms, self.cell)
         self._prepare()
+        self.plan = self._ones[0].noise.plan
 
     def _prepare(self) -> None:
         """Makes what each layer and direction has, from `noise` and `dropout` as they are now."""
         terms = collect(self.noise)
-        between = collect([*terms, Dropout(self.dropout)] if self.dropout else terms)
+        first = later = self._of(terms)
+        if self.num_layers > 1 and self.dropout:
+            later = self._of(collect([*terms, Dropout(self.dropout)]))
         directions = 1 + self.bidirectional
         self._between = self.dropout
         self._ones = tuple(
-            self._one(layer, direction, between if layer else terms)
+            _One(layer, direction, self.hidden_size * directions, later)
+            if layer
+            else _One(layer, direction, self.input_size, first)
             for layer in range(self.num_layers)
             for direction in range(directions)
         )
 
-    def _one(self, layer: int, direction: int, terms: Any) -> _One:
+    def _of(self, terms: tuple[Term, ...]) -> _Noise:
         made = plan(terms, self.cell)
-        features = self.hidden_size * (1 + self.bidirectional) if layer else self.input_size
-        noise = " ".join(map(str, terms))
-        return _One(layer, direction, features, noise, made, masks.expected(made), scales(made))
+        return _Noise(" ".join(map(str, terms)), made, masks.expected(made), scales(made))
+
+    def _each(self) -> tuple[_One, ...]:
+        """Each layer and direction. `dropout` may have changed: PyTorch reads it at each call."""
+        if self.dropout != self._between:
+            self._prepare()
+        return self._ones
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
@@ -118,20 +131,18 @@ class _Recurrent(nn.RNNBase):
             for W and U (rows or 1, columns or 1) in Keras's layout. With several layers or two
             directions a list of such, in the order of `hx`.
         """
-        if self.dropout != self._between:
-            self._prepare()
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        drawn = [floats(self._draw(one, batch, timesteps, words), like) for one in self._ones]
+        drawn = [floats(self._draw(one, batch, timesteps, words), like) for one in self._each()]
         return drawn if len(drawn) > 1 else drawn[0]
 
     def _draw(self, one: _One, batch: int, timesteps: int, seed: Tensor) -> Masks:
         return draw(
-            one.noise,
+            one.noise.text,
             self.cell,
             seed,
-            one.scales,
+            one.noise.scales,
             batch=batch,
             timesteps=timesteps,
             features=one.features,
@@ -187,19 +198,18 @@ class _Recurrent(nn.RNNBase):
         self, x: Tensor, given: Tensor, hx: Any, lengths: Any, masks: Any, single: bool
     ) -> tuple[Tensor, Any]:
         """All layers, with the batch first."""
-        if self.dropout != self._between:  # PyTorch's modules read it at each call, too
-            self._prepare()
+        ones, directions = self._each(), 1 + self.bidirectional
         self._check(x, given, lengths)
         batch, timesteps = x.shape[:2]
         states = self._states(hx, batch, single)
-        drawn = self._masks(masks, batch, timesteps)
+        drawn = self._masks(ones, masks, batch, timesteps)
         running = None if lengths is None else _running(lengths, timesteps, x.device)
-        directions, lasts = 1 + self.bidirectional, []
-        for first in range(0, len(self._ones), directions):
+        lasts = []
+        for first in range(0, len(ones), directions):
             outputs = []
             for n in range(first, first + directions):
                 state = None if states is None else tuple(part[n] for part in states)
-                y, last = self._run(self._ones[n], x, drawn[n], state, running)
+                y, last = self._run(ones[n], x, drawn[n], state, running)
                 outputs.append(y)
                 lasts.append(last)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
@@ -210,21 +220,23 @@ class _Recurrent(nn.RNNBase):
             last = tuple(part.squeeze(1) for part in last)
         return x, last if self.cell == "LSTM" else last[0]
 
-    def _masks(self, given: Any, batch: int, timesteps: int) -> Sequence[Masks]:
+    def _masks(
+        self, ones: tuple[_One, ...], given: Any, batch: int, timesteps: int
+    ) -> Sequence[Masks]:
         if given is None:
-            if not (self.training and any(one.plan.slots for one in self._ones)):
-                return [one.expected for one in self._ones]
+            if not (self.training and any(one.noise.plan.slots for one in ones)):
+                return [one.noise.expected for one in ones]
             seed = draw_seed(self.generator)
-            return [self._draw(one, batch, timesteps, seed) for one in self._ones]
+            return [self._draw(one, batch, timesteps, seed) for one in ones]
         each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
-        if len(each) != len(self._ones):
+        if len(each) != len(ones):
             raise LapseError(
                 f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
-                f"needs {len(self._ones)}, as draw_masks gives them."
+                f"needs {len(ones)}, as draw_masks gives them."
             )
         sizes = {"batch": batch, "timesteps": timesteps, "units": self.hidden_size}
-        for masks_of_one, one in zip(each, self._ones, strict=True):
-            check_masks(masks_of_one, one.plan, **sizes, features=one.features)
+        for masks_of_one, one in zip(each, ones, strict=True):
+            check_masks(masks_of_one, one.noise.plan, **sizes, features=one.features)
         return each
 
     def runs(self) -> tuple[dict[str, int], str | None]:
