@@ -67,15 +67,19 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
       if (!l.running || l.running[b * l.timesteps + t]) at[rows++] = {n, t, b};
     }
     if (rows == 0) break;  // padding to the end
-    // Row by row: along a column, each step would be in another page of memory.
+    // Row by row: along a column, each step would be in another page of memory. Other cores wrote most of
+    // a row, so it is sent for while the one before is taken; no cache needs to keep it.
     for (int64_t j = 0; j < rows; j++) {
       const float *of_row = gradients(l, at[j].n, at[j].b, S);
+      const float *coming = j + 1 < rows ? gradients(l, at[j + 1].n, at[j + 1].b, S) : of_row;
       auto take = [&](const Panel &p, int slot, float *to) {
-        const int64_t count = p.columns.count();
-        const float *from = of_row + slot * H + p.columns.begin;
-        float *total = room.bias + slot * H + p.columns.begin;
-        std::copy_n(from, count, to + j * padded(count));
-        for (int64_t u = 0; u < count; u++) total[u] += from[u];
+        const int64_t first = slot * H + p.columns.begin, width = padded(p.columns.count());
+        each_unit(Columns{0, p.columns.count()}, [&](int64_t u, auto lanes) {
+          __builtin_prefetch(coming + first + u, 0, 0);
+          const vector one = load(of_row + first + u, lanes);
+          store(to + j * width + u, one, lanes);
+          store(room.bias + first + u, load(room.bias + first + u, lanes) + one, lanes);
+        });
       };
       for (const Panel &p : room.panels) {
         take(p, part_of<Cell>(p.gate, false), p.dz_x);
