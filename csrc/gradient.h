@@ -86,7 +86,7 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
         if (p.dz_h != p.dz_x) take(p, part_of<Cell>(p.gate, true), p.dz_h);
       }
     }
-      int there = -1;  // the gate whose rows are in room.x and room.h
+    int there = -1;  // the gate whose rows are in room.x and room.h
     for (const Panel &p : room.panels) {
       if (there < 0 || (apart && there != p.gate)) {
         there = p.gate;
