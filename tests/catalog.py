@@ -7,6 +7,7 @@ the rules, not from the code.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -258,7 +259,7 @@ _KERAS_CELL: dict[str, tuple] = {
     "noise": tuple(NOISE),
 }
 _GATES: dict[str, tuple] = {
-    "recurrent_activation": ("sigmoid", "hard_sigmoid"),
+    "recurrent_activation": ("sigmoid", "softsign"),
     "implementation": (1, 2),
 }
 _LSTM: dict[str, tuple] = {**_GATES, "unit_forget_bias": FLAGS}
@@ -350,6 +351,33 @@ FUNCTIONS = {
     "lapse.keras.convert": "keras_layers/test_convert.py",
     "lapse.keras.to_native": "keras_layers/test_convert.py",
 }
+
+
+def public(module: Any) -> dict[str, Any]:
+    """What a module exports, by its whole name."""
+    return {
+        f"{module.__name__}.{name}": value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+
+def options_of(layer: type) -> set[str]:
+    """The arguments of a layer's constructor, with those that it hands on to its bases."""
+    found: set[str] = set()
+    for base in layer.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        kinds = {
+            p.name: p.kind for p in inspect.signature(vars(base)["__init__"]).parameters.values()
+        }
+        found |= {name for name, kind in kinds.items() if kind not in (_REST, _NAMED_REST)}
+        if _NAMED_REST not in kinds.values():
+            break
+    return found - {"self", "mode", "cell"}  # the last two a subclass gives itself
+
+
+_REST, _NAMED_REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def quiet_plan(noise: Any, cell: Cell | str) -> Plan:

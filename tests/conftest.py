@@ -4,7 +4,12 @@ new ones in `make fuzz`, which prints how to repeat one that fails.
 `strategies.share` says which test has how many of them.
 """
 
+import os
+
 from hypothesis import HealthCheck, settings
+
+# Before anything imports NumPy: the arrays here are so small that threads only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Layers and their gradients take longer than what hypothesis was made for.
 settings.register_profile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import catalog
-from catalog import Cell, Problem
+from catalog import Cell, Problem, distance
 from lapse import cells
 from lapse import masks as drawing
 from lapse.cells import Weights
@@ -214,3 +214,47 @@ def stacked(
         library.concatenate([part[None] for part in parts], 0) for parts in zip(*lasts, strict=True)
     ]
     return [x, *joined]
+
+
+# The oracle's verdict.
+
+# A loop in float32 rounds at each step, not just what goes in, and its sums have up to 70 terms.
+ROUNDINGS = 16
+
+
+def compare(found: list, outputs: list[np.ndarray], exact: Callable, dtype: str) -> None:
+    """Judges what was computed in `dtype`: outputs, states, and gradients behind them.
+
+    Args:
+        outputs: what NumPy's loop in float64 gives for outputs and states.
+        exact: computes all by PyTorch in float64, having given each array to a function first.
+    """
+    by_torch = [one.detach().numpy() for one in exact(lambda array: array)]
+    judge(by_torch[: len(outputs)], outputs, len(outputs), exact, "float64")
+    expected = [*outputs, *by_torch[len(outputs) :]]
+    judge([one.detach().numpy() for one in found], expected, len(outputs), exact, dtype)
+
+
+def judge(found: list, expected: list, values: int, exact: Callable, dtype: str) -> None:
+    """Noise that scales up makes loops that carry a difference on and on, be it of one rounding.
+
+    Where a result is further away than the catalogue's tolerance, it must still be no further than
+    roundings explain: than results move, in float64, when what goes in moves by one rounding.
+    """
+    tolerance = catalog.TOLERANCE[dtype]
+    limits = [tolerance.values] * values + [tolerance.gradients] * (len(expected) - values)
+    apart = [distance(one, other) for one, other in zip(found, expected, strict=True)]
+    if all(one <= limit for one, limit in zip(apart, limits, strict=True)):
+        return
+    rounding = np.finfo(dtype).eps
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        moved = exact(lambda array: array * (1 + rounding * random.uniform(-1, 1, array.shape)))  # noqa: B023
+        for n, (near, wanted) in enumerate(zip(moved, expected, strict=False)):
+            limits[n] = max(limits[n], ROUNDINGS * distance(near.detach().numpy(), wanted))
+    for n, (one, limit) in enumerate(zip(apart, limits, strict=True)):
+        assert one <= limit, f"result {n} is {one:.2g} apart, where roundings explain {limit:.2g}"
+
+
+def on_torch(array: Any) -> Any:
+    return torch.tensor(array) if isinstance(array, np.ndarray) else array
