@@ -228,7 +228,6 @@ _TORCH: dict[str, tuple] = {
     "batch_first": FLAGS,
     "dropout": RATES,
     "bidirectional": FLAGS,
-    "proj_size": (0,),
     "device": (None, "cpu"),
     "dtype": ("float32", "float64"),
     "recurrent_dropout": RATES,
@@ -276,7 +275,7 @@ _KERAS_LOOP: dict[str, tuple] = {
 _KERAS = {**_KERAS_CELL, **_KERAS_LOOP}
 _CUDNN: dict[str, tuple] = {"use_cudnn": ("auto", False)}
 LAYERS: dict[str, dict[str, tuple]] = {
-    "lapse.torch.LSTM": _TORCH,
+    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0,)},
     "lapse.torch.GRU": _TORCH,
     "lapse.torch.RNN": {**_TORCH, "nonlinearity": ("tanh", "relu")},
     "lapse.torch.Embedding": {

@@ -23,7 +23,7 @@ in_parts = pytest.mark.parametrize("part", range(max(1, settings().max_examples 
 
 def share(tests: str, among: int) -> settings:
     """How many examples one of so many tests draws in a part."""
-    return settings(max_examples=SHARES[tests] // among)
+    return settings(max_examples=-(-SHARES[tests] // among))
 
 
 # The legality rules once more, from the published table rather than from rules.py.

@@ -219,7 +219,7 @@ def stacked(
 # The oracle's verdict.
 
 # A loop in float32 rounds at each step, not just what goes in, and its sums have up to 70 terms.
-ROUNDINGS = 16
+ROUNDINGS = 8
 
 
 def compare(found: list, outputs: list[np.ndarray], exact: Callable, dtype: str) -> None:
