@@ -46,7 +46,7 @@ from torch_support import (
     weights_of,
 )
 
-MODULES = [name for name in LAYERS if name.startswith("lapse.torch.") and "Embed" not in name]
+MODULES = [name for name, options in LAYERS.items() if "hidden_size" in options]
 CELL_OF = {"LSTM": catalog.LSTM, "GRU": catalog.GRU, "RNN": catalog.SIMPLE_RNN}
 TERMS_AT_A_SITE = 4
 THREADS = st.sampled_from((1, 1, 1, 2))  # two are slow wherever others use the cores too

@@ -246,14 +246,17 @@ def judge(found: list, expected: list, values: int, exact: Callable, dtype: str)
     apart = [distance(one, other) for one, other in zip(found, expected, strict=True)]
     if all(one <= limit for one, limit in zip(apart, limits, strict=True)):
         return
-    rounding = np.finfo(dtype).eps
     for seed in range(3):
-        random = np.random.default_rng(seed)
-        moved = exact(lambda array: array * (1 + rounding * random.uniform(-1, 1, array.shape)))  # noqa: B023
-        for n, (near, wanted) in enumerate(zip(moved, expected, strict=False)):
+        nearby = exact(_moved(np.random.default_rng(seed), np.finfo(dtype).eps))
+        for n, (near, wanted) in enumerate(zip(nearby, expected, strict=False)):
             limits[n] = max(limits[n], ROUNDINGS * distance(near.detach().numpy(), wanted))
     for n, (one, limit) in enumerate(zip(apart, limits, strict=True)):
         assert one <= limit, f"result {n} is {one:.2g} apart, where roundings explain {limit:.2g}"
+
+
+def _moved(random: np.random.Generator, rounding: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Moves each number of an array by up to one rounding."""
+    return lambda array: array * (1 + rounding * random.uniform(-1, 1, array.shape))
 
 
 def on_torch(array: Any) -> Any:
