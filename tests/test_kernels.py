@@ -16,12 +16,12 @@ from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quie
 from lapse import LapseError, PlainLoopWarning, cells
 from lapse import masks as drawing
 from lapse.cells import Weights
-from lapse.kernels import dispatch
+from lapse.kernels import addresses, dispatch
 from lapse.kernels.cpu import extension, instruction_set
+from lapse.kernels.layer import parts
 from lapse.plan import Coins, Fleeting, Masks
-from lapse.torch import GRU, LSTM, RNN, autograd, fused, modules, ops, plain, pointers
+from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, modules, ops, plain
 from lapse.torch.plain import LIBRARY
-from lapse.torch.pointers import parts
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 TOLERANCE = 1e-5  # float32 against float64, relative to the largest entry or to 1
@@ -206,7 +206,7 @@ def test_sizes(
 def test_every_instruction_set_that_runs_here(
     cell: Cell, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pointers, "instruction_set", lambda: isa)
+    monkeypatch.setattr(addresses, "instruction_set", lambda: isa)
     given = problem(cell, batch=8, units=39)
     masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
     check(cell, given, masks, paddings(8, 5)["holes"])
@@ -223,7 +223,7 @@ def test_long_sequences_stay_together(cell: Cell, bias: bool) -> None:
 @pytest.fixture(params=["samples", "units"])
 def sharing(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What threads share: forced, for sizes as small as these are no reason to share units."""
-    monkeypatch.setattr(pointers, "shares_units", lambda *_: request.param == "units")
+    monkeypatch.setattr(addresses, "shares_units", lambda *_: request.param == "units")
 
 
 @CELL
@@ -256,11 +256,11 @@ def test_any_number_of_threads_gives_the_same_bits(
 def test_what_threads_share() -> None:
     """Samples, unless there are few of them and the weights are large."""
     mebibyte = 2**18
-    assert not pointers.shares_units(1, 5 * mebibyte, threads=1)
-    assert not pointers.shares_units(32, 5 * mebibyte, threads=2)
-    assert pointers.shares_units(31, 5 * mebibyte, threads=2)
-    assert not pointers.shares_units(1, mebibyte, threads=8)
-    assert pointers.shares_units(1, mebibyte + mebibyte // 4, threads=2)
+    assert not addresses.shares_units(1, 5 * mebibyte, threads=1)
+    assert not addresses.shares_units(32, 5 * mebibyte, threads=2)
+    assert addresses.shares_units(31, 5 * mebibyte, threads=2)
+    assert not addresses.shares_units(1, mebibyte, threads=8)
+    assert addresses.shares_units(1, mebibyte + mebibyte // 4, threads=2)
 
 
 @CELL
@@ -308,7 +308,7 @@ def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
 ) -> None:
     given = problem(cell, units=7)
     masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
-    assert pointers.direct(torch.ones(1))
+    assert memory.direct(torch.ones(1))
     direct = results(fused.unroll, cell, given, masks, torch.float32)
     monkeypatch.setattr(autograd, "direct", lambda *tensors: False)
     operator = results(fused.unroll, cell, given, masks, torch.float32)

@@ -1,7 +1,6 @@
 """`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
 
-On the torch backend they run on the C++ kernels where these can, else and elsewhere on the plain
-loop of `cells.py`.
+They run on the C++ kernels where these can, else on the plain loop of `cells.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
 from lapse.kernels import check_kernel
+from lapse.kernels.cpu import extension
 from lapse.plan import Masks, check_masks
 
 
@@ -50,6 +50,12 @@ class _Recurrent(Noisy):
             )
         # Bidirectional would hand both layers to a vendor kernel, which knows no noise.
         self.use_cudnn = False
+        if keras.backend.backend() == "tensorflow" and self._calls_numpy():
+            self.supports_jit = False  # XLA can't
+
+    def _calls_numpy(self) -> bool:
+        usual = extension() is not None and arrays.has_own_activations(self.cell)
+        return usual and self.kernel != "reference"
 
     def draw_masks(self, batch: Any, timesteps: Any, seed: Any = None) -> Masks:
         """Draws the masks of one training call.
@@ -136,32 +142,35 @@ class _Recurrent(Noisy):
             sequences, self.compute_dtype
         )  # Keras leaves whole numbers as they are
         batch, timesteps, features = ops.shape(sequences)
+        state = tuple(initial_state)
+        kernel = arrays.chosen(sequences, self.cell, given or Masks(), state, self.kernel)
         if given is not None:
             known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
             check_masks(given, self.plan, **known, features=features, units=self.units)
             drawn = given
         elif training and self.plan.slots:
-            drawn = self._draw(batch, timesteps, packed=True)
+            drawn = self._draw(batch, timesteps, packed=kernel == "cpu")
         else:
             drawn = masks.expected(self.plan)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
-            initial_state = [ops.copy(state) for state in initial_state]
-        outputs, state = arrays.unroll(
+            state = tuple(map(ops.copy, state))
+        outputs, last = arrays.unroll(
             self.kind,
             sequences,
             self.cell,
             drawn,
-            self.kernel,
-            initial_state=tuple(initial_state),
+            kernel,
+            initial_state=state,
             running=running,
             reverse=self.go_backwards,
         )
         if running is not None and self.zero_output_for_mask:
             outputs = ops.where(running[..., None], outputs, 0)
         if not self.go_backwards:
-            return outputs[:, -1], outputs, list(state)
-        last = outputs[:, 0]  # Keras gives the steps in the order in which they ran
-        return last, ops.flip(outputs, axis=1) if self.return_sequences else outputs, list(state)
+            return outputs[:, -1], outputs, list(last)
+        # Keras gives the steps in the order in which they ran.
+        turned = ops.flip(outputs, axis=1) if self.return_sequences else outputs
+        return outputs[:, 0], turned, list(last)
 
     def get_config(self) -> dict[str, Any]:
         # SimpleRNN's own leaves the seed out.
@@ -180,8 +189,9 @@ class LSTM(_Recurrent, keras.layers.LSTM):
 
     Args:
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
-        kernel: "auto", or by force "cpu", the C++ kernel of the torch backend, or "reference", the
-            plain loop. For layers that say "auto", the environment variable LAPSE_KERNEL does.
+        kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop, which XLA
+            compiles on TensorFlow. For layers that say "auto", the environment variable
+            LAPSE_KERNEL does.
 
     `dropout` and `recurrent_dropout` mean what they mean in Keras 3: one mask per sequence, for
     both per gate as soon as `recurrent_dropout` is above 0. Rates outside [0, 1) raise.

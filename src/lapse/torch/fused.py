@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lapse.cells import Weights, drop
+from lapse.kernels.layer import SLOTS
 from lapse.plan import STATES, Coins, Fleeting, Masks
 from lapse.torch import autograd
-from lapse.torch.pointers import SLOTS
 
 
 def obstacle(

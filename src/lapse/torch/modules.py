@@ -17,9 +17,10 @@ from lapse.errors import LapseError
 from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
 from lapse.noise import Term, collect
+from lapse.packing import Scales, scales
 from lapse.plan import Masks, Plan, check_masks, plan
 from lapse.torch import fused
-from lapse.torch.drawing import Scales, draw, draw_seed, scales
+from lapse.torch.drawing import draw, draw_seed
 from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
