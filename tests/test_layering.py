@@ -26,6 +26,7 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "plan": {"errors", "noise", "rules"},
     "arrays": {"kernels.cpu", "philox"},
     "masks": {"arrays", "errors", "kernels.cpu", "noise", "philox", "plan"},
+    "packing": {"masks", "plan"},
     "cells": {"plan"},
     "weights": {"cells"},
     "explain": {"errors", "kernels.cpu", "kernels.dispatch", "masks", "noise", "plan"},

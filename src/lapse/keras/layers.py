@@ -16,7 +16,7 @@ from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
 from lapse.kernels import check_kernel
 from lapse.kernels.cpu import extension
-from lapse.plan import Masks, check_masks
+from lapse.plan import Masks, Plan, check_masks
 
 
 class _Passed(NamedTuple):
@@ -76,12 +76,16 @@ class _Recurrent(Noisy):
         self._know_sizes()
         return self._draw(batch, timesteps, seed)
 
-    def runs(self) -> tuple[dict[str, int], str | None]:
-        """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
+    def plans(self) -> list[tuple[Plan, dict[str, int]]]:
+        """The plan of the layer, with its sizes, as `lapse.explain` needs them."""
+        self._know_sizes()
+        return [(self.plan, {"features": self.cell.kernel.shape[0], "units": self.units})]
+
+    def obstacle(self) -> str | None:
+        """What keeps the layer from the C++ kernel, in words; None if nothing."""
         self._know_sizes()
         like = ops.convert_to_tensor(self.cell.kernel)
-        why_not = arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
-        return {"features": self.cell.kernel.shape[0], "units": self.units}, why_not
+        return arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
 
     def _know_sizes(self) -> None:
         if not self.built:

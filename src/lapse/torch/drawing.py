@@ -38,7 +38,7 @@ def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> M
         noise: terms.
         seed: from `draw_seed`.
         scales: of the same noise; made before, as torch.compile can't trace how.
-        sizes: batch, timesteps, features, units; layer and direction.
+        sizes: batch, timesteps, features, units, projected; layer and direction.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
@@ -73,10 +73,11 @@ def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
 @torch.library.custom_op("lapse::draw", mutates_args=())
 def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    projected: int, layer: int, direction: int,
 ) -> list[Tensor]:  # fmt: skip
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
+    sizes["projected"] = projected
     stream = {"layer": layer, "direction": direction}
     made = _plan(noise, cell)
     return packed(made, tensors(made, seed.tolist(), **sizes, **stream))
@@ -85,9 +86,10 @@ def draw_slots(
 @draw_slots.register_fake
 def _(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    projected: int, layer: int, direction: int,
 ) -> list[Tensor]:  # fmt: skip
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
+    sizes["projected"] = projected
     return [
         torch.empty(shape, dtype=torch.uint8 if of_bytes else torch.float32)
         for shape, of_bytes in outlines(_plan(noise, cell), **sizes)

@@ -36,6 +36,8 @@ def obstacle(
         if tensor is not None and tensor.dtype not in _COMPUTED:
             kind = str(tensor.dtype).removeprefix("torch.")
             return f"it computes in float32, and was given {kind}"
+    if weights.projection is not None:
+        return "it has no projection of h"
     if any(mask.requires_grad for mask in of_noise):
         return "it has no gradients for masks"
     if not activations:
@@ -63,7 +65,7 @@ def unroll(
             cell,
             x.float(),
             Weights(*map(_float32, weights)),
-            Masks(*map(_float32, masks)),
+            masks,
             initial_state=initial_state and tuple(map(_float32, initial_state)),
             running=running,
             reset_after=reset_after,
@@ -135,7 +137,7 @@ def _given(mask: Any, like: Tensor, of_gates: bool = True) -> _Given:
     if isinstance(mask, Fleeting):
         again = mask.again  # alone: what else the lambda held would be kept
         return _Given(whole(mask.numbers), again=lambda: whole(again()))
-    return _Given(whole(mask))
+    return _Given(whole(mask.float()))
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:

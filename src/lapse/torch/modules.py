@@ -16,7 +16,7 @@ from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
-from lapse.noise import Term, collect
+from lapse.noise import collect
 from lapse.packing import Scales, scales
 from lapse.plan import Masks, Plan, check_masks, plan
 from lapse.torch import fused
@@ -75,38 +75,54 @@ class _Recurrent(nn.RNNBase):
         kernel: str = "auto",
     ) -> None:
         check_kernel(kernel)
-        if self.proj_size:
+        if self.proj_size and self.cell != "LSTM":
             raise LapseError(
                 f"proj_size={self.proj_size} was given; {type(self).__name__} has no projection of "
-                "h so far; leave it out."
+                "h, only LSTM; leave it out."
             )
         self.recurrent_dropout = recurrent_dropout
         self.generator = generator
         self.kernel = kernel
-        terms = collect([KerasDropout(recurrent_dropout=recurrent_dropout), noise])
-        self.noise = " ".join(map(str, terms))
+        self.noise = _by_layer(noise, self.num_layers, recurrent_dropout)
         self._prepare()
-        self.plan = self._ones[0].noise.plan
 
     def _prepare(self) -> None:
         """Makes what each layer and direction has, from `noise` and `dropout` as they are now."""
-        terms = collect(self.noise)
-        first = later = self._of(terms)
-        if self.num_layers > 1 and self.dropout:
-            later = self._of(collect([*terms, Dropout(self.dropout)]))
         directions = 1 + self.bidirectional
         self._between = self.dropout
+        made: dict[str, _Noise] = {}  # planned once, however many layers have it
+
+        def noise_of(layer: int) -> _Noise:
+            own = self.noise if isinstance(self.noise, str) else self.noise[layer]
+            terms = collect([own, Dropout(self.dropout) if layer else None])
+            text = " ".join(map(str, terms))
+            return made[text] if text in made else made.setdefault(text, self._of(text))
+
         self._ones = tuple(
-            _One(layer, direction, self.hidden_size * directions, later)
-            if layer
-            else _One(layer, direction, self.input_size, first)
+            _One(
+                layer,
+                direction,
+                self._outputs * directions if layer else self.input_size,
+                noise_of(layer),
+            )
             for layer in range(self.num_layers)
             for direction in range(directions)
         )
 
-    def _of(self, terms: tuple[Term, ...]) -> _Noise:
-        made = plan(terms, self.cell)
-        return _Noise(" ".join(map(str, terms)), made, masks.expected(made), scales(made))
+    def _of(self, text: str) -> _Noise:
+        made = plan(text, self.cell)
+        return _Noise(text, made, masks.expected(made), scales(made))
+
+    @property
+    def _outputs(self) -> int:
+        """How many numbers h has."""
+        return self.proj_size or self.hidden_size
+
+    def plans(self) -> list[tuple[Plan, dict[str, int]]]:
+        """The plan of each layer, with its sizes, as `lapse.explain` needs them."""
+        units = {"units": self.hidden_size, "projected": self.proj_size}
+        firsts = self._each()[:: 1 + self.bidirectional]
+        return [(one.noise.plan, {"features": one.features, **units}) for one in firsts]
 
     def _each(self) -> tuple[_One, ...]:
         """Each layer and direction. `dropout` may have changed: PyTorch reads it at each call."""
@@ -148,6 +164,7 @@ class _Recurrent(nn.RNNBase):
             timesteps=timesteps,
             features=one.features,
             units=self.hidden_size,
+            projected=self.proj_size,
             layer=one.layer,
             direction=one.direction,
         )
@@ -166,7 +183,8 @@ class _Recurrent(nn.RNNBase):
             input: (timesteps, batch, input_size), with batch_first (batch, timesteps, input_size),
                 (timesteps, input_size) for one sequence, or a PackedSequence.
             hx: the states before the first steps, (num_layers * directions, batch, hidden_size), a
-                pair (h, c) for LSTM; without the batch axis for one sequence. Zeros by default.
+                pair (h, c) for LSTM, whose h has proj_size numbers where there is one; without the
+                batch axis for one sequence. Zeros by default.
             lengths: (batch,) whole numbers in [1, timesteps]; steps past a sequence's length are
                 padding: their output is 0, and the last state is the one at the length. A
                 PackedSequence has its own.
@@ -174,9 +192,10 @@ class _Recurrent(nn.RNNBase):
                 in training, and in evaluation what they average to.
 
         Returns:
-            The output, shaped like the input with hidden_size features for each direction, and the
-            last states, shaped like `hx`. Masks, states and what is drawn for a PackedSequence
-            follow its batch as it was before it was packed.
+            The output, shaped like the input with hidden_size (or proj_size) features for each
+            direction, and the last states, shaped like `hx`; under autocast in its dtype. Masks,
+            states and what is drawn for a PackedSequence follow its batch as it was before it was
+            packed.
 
         Raises:
             LapseError: for shapes, lengths or masks that don't fit.
@@ -199,12 +218,30 @@ class _Recurrent(nn.RNNBase):
         self, x: Tensor, given: Tensor, hx: Any, lengths: Any, masks: Any, single: bool
     ) -> tuple[Tensor, Any]:
         """All layers, with the batch first."""
-        ones, directions = self._each(), 1 + self.bidirectional
+        ones = self._each()
         self._check(x, given, lengths)
         batch, timesteps = x.shape[:2]
         states = self._states(hx, batch, single)
         drawn = self._masks(ones, masks, batch, timesteps)
         running = None if lengths is None else _running(lengths, timesteps, x.device)
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            # What autocast is for, half precision in matrix products, saves no time on a CPU.
+            with torch.autocast(device, enabled=False):
+                x, last = self._stack(x.float(), drawn, states, running)
+            kind = torch.get_autocast_dtype(device)
+            x, last = x.to(kind), tuple(part.to(kind) for part in last)
+        else:
+            x, last = self._stack(x, drawn, states, running)
+        if single:
+            last = tuple(part.squeeze(1) for part in last)
+        return x, last if self.cell == "LSTM" else last[0]
+
+    def _stack(
+        self, x: Tensor, drawn: Sequence[Masks], states: Any, running: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The output and the last states of all layers, each state as `hx` has it."""
+        ones, directions = self._ones, 1 + self.bidirectional
         lasts = []
         for first in range(0, len(ones), directions):
             outputs = []
@@ -216,10 +253,7 @@ class _Recurrent(nn.RNNBase):
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
         if running is not None:
             x = torch.where(running[..., None], x, 0)
-        last = tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
-        if single:
-            last = tuple(part.squeeze(1) for part in last)
-        return x, last if self.cell == "LSTM" else last[0]
+        return x, tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
     def _masks(
         self, ones: tuple[_One, ...], given: Any, batch: int, timesteps: int
@@ -236,23 +270,23 @@ class _Recurrent(nn.RNNBase):
                 f"needs {len(ones)}, as draw_masks gives them."
             )
         sizes = {"batch": batch, "timesteps": timesteps, "units": self.hidden_size}
+        sizes["projected"] = self.proj_size
         for masks_of_one, one in zip(each, ones, strict=True):
             check_masks(masks_of_one, one.noise.plan, **sizes, features=one.features)
         return each
 
-    def runs(self) -> tuple[dict[str, int], str | None]:
-        """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
+    def obstacle(self) -> str | None:
+        """What keeps the layer from the C++ kernel, in words; None if nothing."""
         like: Tensor = self.weight_ih_l0  # type: ignore[assignment]
         plain = self._library() is LIBRARY
-        why_not = fused.obstacle(
-            like, self._weights(self._ones[0]), Masks(), None, activations=plain
-        )
-        return {"features": self.input_size, "units": self.hidden_size}, why_not
+        return fused.obstacle(like, self._weights(self._ones[0]), Masks(), None, activations=plain)
 
     def _run(
         self, one: _One, x: Tensor, masks: Masks, state: Any, running: Any
     ) -> tuple[Tensor, tuple]:
         weights, library = self._weights(one), self._library()
+        if weights.kernel.dtype != x.dtype:  # as it may be under autocast
+            weights = cells.Weights(*(w if w is None else w.to(x.dtype) for w in weights))
         plain = library is LIBRARY
         call: dict[str, Any] = {
             "initial_state": state,
@@ -268,11 +302,19 @@ class _Recurrent(nn.RNNBase):
         return LIBRARY
 
     def _weights(self, one: _One) -> cells.Weights:
-        # By name at each call, so that parametrizations and functional_call hold.
-        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ()))
-        found = [getattr(self, f"{name}_{one.name}") for name in names]
-        found += [None] * (4 - len(found))
-        return from_torch(self.cell, *found, concatenate=torch.cat)
+        def found(name: str, there: bool = True) -> Tensor | None:
+            # By name at each call, so that parametrizations and functional_call hold.
+            return getattr(self, f"{name}_{one.name}") if there else None
+
+        return from_torch(
+            self.cell,
+            found("weight_ih"),
+            found("weight_hh"),
+            found("bias_ih", self.bias),
+            found("bias_hh", self.bias),
+            found("weight_hr", bool(self.proj_size)),
+            concatenate=torch.cat,
+        )
 
     def _check(self, x: Tensor, given: Tensor, lengths: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.input_size or x.shape[1] == 0:
@@ -315,15 +357,32 @@ class _Recurrent(nn.RNNBase):
                 f"{'a pair (h, c) of tensors' if self.cell == 'LSTM' else 'one tensor h'}."
             )
         names = ("h", "c")[: 2 if self.cell == "LSTM" else 1]
-        count = len(self._ones)
-        want = (count, self.hidden_size) if single else (count, batch, self.hidden_size)
-        if len(parts) != len(names) or any(tuple(part.shape) != want for part in parts):
-            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        count = (len(self._ones),) if single else (len(self._ones), batch)
+        found = [tuple(part.shape) for part in parts]
+        wanted = [(*count, self._outputs), (*count, self.hidden_size)][: len(names)]
+        if found != wanted:
             raise LapseError(
-                f"hx has shapes {shapes}; {type(self).__name__} needs {' and '.join(names)} of "
-                f"shape {want}."
+                f"hx has shapes {', '.join(map(str, found))}; {type(self).__name__} needs "
+                f"{' and '.join(names)} of shape {' and '.join(map(str, dict.fromkeys(wanted)))}."
             )
         return tuple(part.unsqueeze(1) if single else part for part in parts)
+
+
+def _by_layer(noise: Any, layers: int, recurrent_dropout: float) -> str | dict[int, str]:
+    """The noise of all layers as text, or that of each where it is given so."""
+
+    def text(noise: Any) -> str:
+        recurrent = KerasDropout(recurrent_dropout=recurrent_dropout)
+        return " ".join(map(str, collect([recurrent, noise])))
+
+    if not isinstance(noise, dict):
+        return text(noise)
+    if unknown := [layer for layer in noise if layer not in range(layers)]:
+        raise LapseError(
+            f"noise= names layer {unknown[0]!r}, and there are {layers}; write numbers from 0 to "
+            f"{layers - 1}."
+        )
+    return {layer: text(noise.get(layer)) for layer in range(layers)}
 
 
 def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
@@ -334,13 +393,15 @@ def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
 class LSTM(_Recurrent):
     """`torch.nn.LSTM` with noise inside.
 
-    Takes every argument of `nn.LSTM` but `proj_size`, and by keyword those below. Noise acts in
-    each layer and direction, with masks of its own; `dropout=` acts between layers as in PyTorch.
+    Takes every argument of `nn.LSTM`, and by keyword those below. Noise acts in each layer and
+    direction, with masks of its own; `dropout=` acts between layers as in PyTorch. With `proj_size`
+    it runs on the plain loop.
 
     Args:
         recurrent_dropout: rate in [0, 1) of dropping what each gate reads of h, one mask per
             sequence and gate, as in Keras.
-        noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
+        noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these;
+            for all layers, or a dictionary from their numbers, the first being 0, to noise.
         generator: where the seed of each training call comes from; PyTorch's global one if None,
             which is the only one that `torch.utils.checkpoint` sets back to draw the same again.
         kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop. Beside it
