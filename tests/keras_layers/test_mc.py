@@ -224,6 +224,16 @@ def test_predict_and_evaluate_draw_inside_and_nowhere_else(make: Callable) -> No
     assert (array(model.layers[2].moving_mean) == statistics).all()
 
 
+def test_evaluate_may_come_first() -> None:
+    """Keras then asks for shapes, on PyTorch with tensors of which no number is known."""
+    for part in (lapse.keras.LSTM(UNITS, dropout=0.3), lapse.keras.Dropout(0.3)):
+        model = sequential(part)
+        model.compile(loss="mse")
+        y = np.zeros(array(model(X)).shape)
+        with mc_dropout(model):
+            assert model.evaluate(X, y, verbose=0) != model.evaluate(X, y, verbose=0)
+
+
 @WHOLE
 def test_an_error_inside_ends_it(make: Callable) -> None:
     model = make()

@@ -80,7 +80,7 @@ class _Cell(Noisy):
             self.kind,
             ops.cast(inputs[:, None], self.compute_dtype),
             arrays.weights(self),
-            self._masks(inputs, self.draws(training, keep_noise), masks),
+            self._masks(inputs, self.draws(inputs, training, keep_noise), masks),
             initial_state=tuple(states) if nested else (states,),
             reset_after=getattr(self, "reset_after", True),
             library=arrays.library(self, arrays.once),
@@ -98,7 +98,8 @@ class _Cell(Noisy):
     # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
     # them the masks stand in the context of its call, which ends with it even when the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
-        if self.plan.slots and self.draws(self._context().get("training"), False):
+        training = self._context().get("training")
+        if self.plan.slots and self.draws(step_input, training):
             self._context()[self._name] = self.draw_masks(ops.shape(step_input)[0])
 
     def reset_dropout_mask(self) -> None:

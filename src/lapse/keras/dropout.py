@@ -47,7 +47,7 @@ class _Drop(KeepsNoise):
         noise = plan(self.term if self.term.rate else None, "LSTM")
         if not noise.slots:
             return inputs
-        if not self.draws(training, keep_noise):
+        if not self.draws(inputs, training, keep_noise):
             factor = masks.expected(noise).x
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
@@ -101,7 +101,7 @@ class Dropout(_Drop, keras.layers.Dropout):
         self.term = term
 
     def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
-        training = self.draws(training, keep_noise)
+        training = self.draws(inputs, training, keep_noise)
         if self.noise_shape is not None:
             return super(_Drop, self).call(inputs, training=training)
         return super().call(inputs, training=training)

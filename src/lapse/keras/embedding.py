@@ -53,7 +53,7 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
             (batch, ..., output_dim).
         """
         rows = super().call(inputs)
-        if not (self.terms and self.draws(training, keep_noise)):
+        if not (self.terms and self.draws(inputs, training, keep_noise)):
             return rows * masks.expected_rows(self.terms)
         batch, *shape = ops.shape(inputs)
         kept = arrays.draw_rows(

@@ -126,7 +126,10 @@ class _Recurrent(Noisy):
             mask = getattr(sequences, "_keras_mask", None)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
-            sequences, initial_state, mask=passed, training=self.draws(training, keep_noise)
+            sequences,
+            initial_state,
+            mask=passed,
+            training=self.draws(sequences, training, keep_noise),
         )
 
     def inner_loop(
