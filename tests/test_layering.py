@@ -29,6 +29,8 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "packing": {"masks", "plan"},
     "cells": {"plan"},
     "weights": {"cells"},
+    "moments": {"errors"},
+    "predict": {"errors", "keras.mc", "moments", "torch.mc"},  # after asking whose the model is
     "explain": {"errors", "kernels.cpu", "kernels.dispatch", "masks", "noise", "plan"},
 }
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
@@ -132,7 +134,7 @@ def test_front_ends_do_not_know_each_other(file: Path) -> None:
     """Who has only PyTorch must not need Keras, and the other way round."""
     found = modules(file)
     other = {"torch": "lapse.keras", "keras": "lapse.torch"}[file.relative_to(ROOT).parts[0]]
-    above = (other, "lapse.compare", "lapse.cli", "lapse.explain")
+    above = (other, "lapse.compare", "lapse.cli", "lapse.explain", "lapse.predict")
     # On its torch backend, Keras has PyTorch anyway, and runs the same kernels.
     beside = {f"lapse.torch.{name}" for name in ("fused", "plain", "drawing")}
     allowed = beside if file.name == "arrays.py" else set()

@@ -114,6 +114,7 @@ class _Recurrent(Noisy):
         mask: Any = None,
         training: bool = False,
         masks: Masks | None = None,
+        keep_noise: bool = False,
     ) -> Any:
         """Runs the layer.
 
@@ -123,6 +124,8 @@ class _Recurrent(Noisy):
             mask: (batch, timesteps) booleans, False where a step is padding.
             training: whether to draw noise.
             masks: drop masks from `draw_masks`, used in training and evaluation alike.
+            keep_noise: whether to draw in evaluation too; training=True means it where a layer is
+                called to make a functional model.
 
         Raises:
             LapseError: for masks that don't fit.
@@ -133,7 +136,10 @@ class _Recurrent(Noisy):
             mask = getattr(sequences, "_keras_mask", None)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
-            sequences, initial_state, mask=passed, training=training
+            sequences,
+            initial_state,
+            mask=passed,
+            training=self.draws(sequences, training, keep_noise),
         )
 
     def inner_loop(
