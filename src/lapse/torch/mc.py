@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lapse.errors import LapseError
 from lapse.torch.embedding import Embedding
+from lapse.torch.modules import GRU, LSTM, RNN
 
 
 @contextmanager
@@ -57,8 +58,10 @@ def mc_dropout(model: nn.Module) -> Iterator[None]:
 def _noisy(module: nn.Module) -> bool:
     if isinstance(module, _DropoutNd):
         return bool(module.p)
+    if isinstance(module, (LSTM, GRU, RNN)):
+        return any(plan.slots for plan, _ in module.plans())
     if isinstance(module, nn.RNNBase):
-        return bool((module.num_layers > 1 and module.dropout) or getattr(module, "noise", ""))
+        return bool(module.num_layers > 1 and module.dropout)
     if isinstance(module, Embedding):
         return bool(module.terms)
     if isinstance(module, nn.MultiheadAttention):
