@@ -18,7 +18,7 @@ from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
 from lapse.noise import Term, collect
 from lapse.plan import Masks, Plan, check_masks, plan
-from lapse.torch import fused
+from lapse.torch import exporting, fused
 from lapse.torch.drawing import Scales, draw, draw_seed, scales
 from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
@@ -258,9 +258,12 @@ class _Recurrent(nn.RNNBase):
             "running": running,
             "reverse": bool(one.direction),
         }
-        why_not = fused.obstacle(x, weights, masks, state, activations=plain)
-        if choose(why_not, self.kernel) == "cpu":
+        unasked = exporting.obstacle()
+        why_not = unasked or fused.obstacle(x, weights, masks, state, activations=plain)
+        if choose(why_not, self.kernel, expected=unasked is not None) == "cpu":
             return fused.unroll(self.cell, x, weights, masks, **call)
+        if exporting.exporting():
+            return exporting.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
         return cells.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
 
     def _library(self) -> cells.Library:
