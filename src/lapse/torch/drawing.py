@@ -13,6 +13,7 @@ from torch import Tensor
 from lapse import masks
 from lapse.arrays import NumpyArrays
 from lapse.plan import GATES, Coins, Draw, Fleeting, Masks, Plan, plan
+from lapse.torch.mapping import in_turn
 from lapse.torch.pointers import direct, pool
 
 
@@ -112,6 +113,9 @@ def _(
         )
         for slot, draws in _plan(noise, cell).slots
     ]
+
+
+draw_slots.register_vmap(in_turn(draw_slots))
 
 
 @lru_cache

@@ -27,8 +27,9 @@ def exporting() -> bool:
 
 def to_onnx() -> bool:
     """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
-    written = torch.compiler.is_exporting() or torch.jit.is_tracing()  # the next asks for longer
-    return written and torch.onnx.is_in_onnx_export()
+    if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):
+        return False  # what comes next takes longer to ask
+    return torch.onnx.is_in_onnx_export()
 
 
 def obstacle() -> str | None:
@@ -92,9 +93,10 @@ def _operator(
         bias = x.new_zeros(2, columns)
     elif bias.dim() == 1:
         bias = torch.stack([bias, torch.zeros_like(bias)])
-    arrays = [weights.kernel.t(), weights.recurrent_kernel.t(), bias[0], bias[1]]
+    arrays = [weights.kernel.t(), weights.recurrent_kernel.t(), *bias]
     if cell == "LSTM":
         arrays = [torch.cat([a[:units], a[3 * units :], a[units : 3 * units]]) for a in arrays]
+    W, U, *both = arrays
     ends = None if running is None else running.sum(1).to(torch.int32)
     states = [part[None] for part in initial_state or ()]
     attributes: dict[str, Any] = {
@@ -107,8 +109,7 @@ def _operator(
         attributes["activations"] = ["Relu" if library.tanh is torch.relu else "Tanh"]
     y, *last = torch.onnx.ops.symbolic_multi_out(
         "RNN" if cell == "SimpleRNN" else cell,
-        [x.swapaxes(0, 1), arrays[0][None], arrays[1][None], torch.cat(arrays[2:])[None], ends]
-        + states,
+        [x.swapaxes(0, 1), *(array[None] for array in (W, U, torch.cat(both))), ends, *states],
         attributes,
         dtypes=[x.dtype] * (1 + STATES[cell]),
         shapes=[(timesteps, 1, batch, units), *[(1, batch, units)] * STATES[cell]],

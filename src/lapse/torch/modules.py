@@ -263,7 +263,9 @@ class _Recurrent(nn.RNNBase):
         if choose(why_not, self.kernel, expected=unasked is not None) == "cpu":
             return fused.unroll(self.cell, x, weights, masks, **call)
         if exporting.exporting():
-            return exporting.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
+            return exporting.unroll(
+                self.cell, x, weights, floats(masks, x), **call, library=library
+            )
         return cells.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
 
     def _library(self) -> cells.Library:

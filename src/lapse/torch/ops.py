@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lapse.torch.mapping import in_turn
 from lapse.torch.pointers import check, parts, run
 
 
@@ -166,6 +167,7 @@ def backward(
 
 
 layer_backward = torch.library.custom_op("lapse::layer_backward", backward, mutates_args=())
+layer_backward.register_vmap(in_turn(layer_backward))
 
 
 @layer_backward.register_fake
