@@ -16,6 +16,7 @@ from torch._higher_order_ops.scan import scan
 
 from lapse import cells
 from lapse.cells import Library, Weights
+from lapse.errors import LapseError
 from lapse.plan import STATES, Masks
 from lapse.torch.plain import LIBRARY
 
@@ -25,6 +26,8 @@ def exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
+# torch.compile would assume that it is never for ONNX, were it to look inside.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def to_onnx() -> bool:
     """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
     if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):
@@ -35,6 +38,15 @@ def to_onnx() -> bool:
 def obstacle() -> str | None:
     """What about an export keeps the C++ kernel out of it, in words; None if nothing."""
     return "ONNX has no operator for it" if to_onnx() else None
+
+
+def refuse_drawing() -> None:
+    """Raises `LapseError` where masks are to be drawn in a graph that can't."""
+    if to_onnx():
+        raise LapseError(
+            "the model is in training, and ONNX has nothing that draws lapse's masks; call "
+            "model.eval() before torch.onnx.export."
+        )
 
 
 def unroll(
@@ -49,7 +61,10 @@ def unroll(
     library: Library = LIBRARY,
 ) -> tuple[Tensor, tuple]:
     """Runs a cell over whole sequences; takes and gives what `cells.unroll` does."""
-    if to_onnx() and all(mask is None for mask in masks):
+    plain = all(mask is None for mask in masks)
+    # onnxruntime has them in float32 alone, and torch.compile can't write them down.
+    possible = x.dtype == torch.float32 and not torch.compiler.is_dynamo_compiling()
+    if to_onnx() and plain and possible:
         return _operator(cell, x, weights, initial_state, running, reverse, library)
     return cells.unroll(
         cell,

@@ -24,6 +24,9 @@ from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
 
+# What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
+choose = torch.compiler.assume_constant_result(choose)
+
 
 class _Noise(NamedTuple):
     """What follows from terms; made once, for torch.compile can't trace how."""
@@ -226,6 +229,7 @@ class _Recurrent(nn.RNNBase):
         if given is None:
             if not (self.training and any(one.noise.plan.slots for one in ones)):
                 return [one.noise.expected for one in ones]
+            exporting.refuse_drawing()
             seed = draw_seed(self.generator)
             return [self._draw(one, batch, timesteps, seed) for one in ones]
         each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
