@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -35,14 +36,14 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
 Scales = tuple[tuple[str, float | None], ...]
 
 
-def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> Masks:
+def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: Any) -> Masks:
     """`tensors` of noise as text, also in a graph, which keeps all masks that it needs.
 
     Args:
         noise: terms.
         seed: from `draw_seed`.
         scales: of the same noise; made before, as torch.compile can't trace how.
-        sizes: batch, timesteps, features, units; layer and direction.
+        sizes: batch, timesteps, features, units; layer, direction and samples.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
@@ -90,11 +91,11 @@ def scales(plan: Plan) -> Scales:
 @torch.library.custom_op("lapse::draw", mutates_args=())
 def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    layer: int, direction: int, samples: Sequence[int] | None,
 ) -> list[Tensor]:  # fmt: skip
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    stream = {"layer": layer, "direction": direction}
+    stream = {"layer": layer, "direction": direction, "samples": samples}
     drawn = tensors(_plan(noise, cell), seed.tolist(), **sizes, **stream)._asdict()
     found = (drawn[slot] for slot, _ in _plan(noise, cell).slots)
     return [mask[0] if isinstance(mask, (Coins, Fleeting)) else mask for mask in found]
@@ -103,7 +104,7 @@ def draw_slots(
 @draw_slots.register_fake
 def _(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    layer: int, direction: int, samples: Any,
 ) -> list[Tensor]:  # fmt: skip
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     return [

@@ -120,7 +120,12 @@ class _Recurrent(nn.RNNBase):
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
 
     def draw_masks(
-        self, batch: int, timesteps: int, seed: int | None = None
+        self,
+        batch: int,
+        timesteps: int,
+        seed: int | None = None,
+        *,
+        samples: Sequence[int] | Tensor | None = None,
     ) -> Masks | list[Masks]:
         """Draws the masks of one training call.
 
@@ -128,6 +133,9 @@ class _Recurrent(nn.RNNBase):
             batch, timesteps: the sizes of the input.
             seed: a whole number in [0, 2**64); by default one from `generator`, or from PyTorch's
                 global generator, which `torch.manual_seed` sets.
+            samples: (batch,) whole numbers in [0, 2**32 - 1) that identify the sequences; 0, 1, ...
+                by default. A part of a batch drawn with its own numbers gets the masks it has in
+                the whole: so processes that share a batch and a seed draw one batch's masks.
 
         Returns:
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
@@ -137,10 +145,15 @@ class _Recurrent(nn.RNNBase):
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        drawn = [floats(self._draw(one, batch, timesteps, words), like) for one in self._each()]
+        rows = None if samples is None else _numbers(samples, batch)
+        drawn = [
+            floats(self._draw(one, batch, timesteps, words, rows), like) for one in self._each()
+        ]
         return drawn if len(drawn) > 1 else drawn[0]
 
-    def _draw(self, one: _One, batch: int, timesteps: int, seed: Tensor) -> Masks:
+    def _draw(
+        self, one: _One, batch: int, timesteps: int, seed: Tensor, samples: Any = None
+    ) -> Masks:
         return draw(
             one.noise.text,
             self.cell,
@@ -152,6 +165,7 @@ class _Recurrent(nn.RNNBase):
             units=self.hidden_size,
             layer=one.layer,
             direction=one.direction,
+            samples=samples,
         )
 
     def forward(
@@ -332,6 +346,17 @@ class _Recurrent(nn.RNNBase):
                 f"shape {want}."
             )
         return tuple(part.unsqueeze(1) if single else part for part in parts)
+
+
+def _numbers(samples: Any, batch: int) -> list[int]:
+    numbers = torch.as_tensor(samples)
+    whole = not (numbers.is_floating_point() or numbers.dtype == torch.bool)
+    if numbers.shape != (batch,) or not whole:
+        raise LapseError(
+            f"samples has shape {tuple(numbers.shape)} and type {numbers.dtype}; it needs one "
+            f"whole number for each of the {batch} sequences."
+        )
+    return list(map(int, numbers))
 
 
 def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
