@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from lapse import masks
 from lapse.arrays import NumpyArrays
 from lapse.packing import Scales, outlines, packed, unpacked
 from lapse.plan import Coins, Fleeting, Masks, Plan, plan
+from lapse.torch.mapping import in_turn
 from lapse.torch.memory import direct, pool
 
 
@@ -31,14 +33,14 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
 
 
-def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> Masks:
+def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: Any) -> Masks:
     """`tensors` of noise as text, also in a graph, which keeps all masks that it needs.
 
     Args:
         noise: terms.
         seed: from `draw_seed`.
         scales: of the same noise; made before, as torch.compile can't trace how.
-        sizes: batch, timesteps, features, units, projected; layer and direction.
+        sizes: batch, timesteps, features, units, projected; layer, direction and samples.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
@@ -73,12 +75,12 @@ def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
 @torch.library.custom_op("lapse::draw", mutates_args=())
 def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    projected: int, layer: int, direction: int,
+    projected: int, layer: int, direction: int, samples: Sequence[int] | None,
 ) -> list[Tensor]:  # fmt: skip
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     sizes["projected"] = projected
-    stream = {"layer": layer, "direction": direction}
+    stream = {"layer": layer, "direction": direction, "samples": samples}
     made = _plan(noise, cell)
     return packed(made, tensors(made, seed.tolist(), **sizes, **stream))
 
@@ -86,7 +88,7 @@ def draw_slots(
 @draw_slots.register_fake
 def _(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    projected: int, layer: int, direction: int,
+    projected: int, layer: int, direction: int, samples: Any,
 ) -> list[Tensor]:  # fmt: skip
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     sizes["projected"] = projected
@@ -94,6 +96,9 @@ def _(
         torch.empty(shape, dtype=torch.uint8 if of_bytes else torch.float32)
         for shape, of_bytes in outlines(_plan(noise, cell), **sizes)
     ]
+
+
+draw_slots.register_vmap(in_turn(draw_slots))
 
 
 @lru_cache

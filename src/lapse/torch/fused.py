@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lapse.cells import Weights, drop
 from lapse.kernels.layer import SLOTS
@@ -40,6 +41,10 @@ def obstacle(
         return "it has no projection of h"
     if any(mask.requires_grad for mask in of_noise):
         return "it has no gradients for masks"
+    if torch._C._are_functorch_transforms_active():
+        return "it knows nothing of the transforms of torch.func"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
     if not activations:
         return "its activations are tanh and sigmoid"
     return None

@@ -21,6 +21,7 @@ def direct(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
         or any(map(_has_no_memory, tensors))
     )
 

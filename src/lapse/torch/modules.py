@@ -19,11 +19,14 @@ from lapse.kernels import check_kernel, choose
 from lapse.noise import collect
 from lapse.packing import Scales, scales
 from lapse.plan import Masks, Plan, check_masks, plan
-from lapse.torch import fused
+from lapse.torch import exporting, fused
 from lapse.torch.drawing import draw, draw_seed
 from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
+
+# What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
+choose = torch.compiler.assume_constant_result(choose)
 
 
 class _Noise(NamedTuple):
@@ -134,7 +137,12 @@ class _Recurrent(nn.RNNBase):
         return super().extra_repr() + (f", noise={self.noise!r}" if self.noise else "")
 
     def draw_masks(
-        self, batch: int, timesteps: int, seed: int | None = None
+        self,
+        batch: int,
+        timesteps: int,
+        seed: int | None = None,
+        *,
+        samples: Sequence[int] | Tensor | None = None,
     ) -> Masks | list[Masks]:
         """Draws the masks of one training call.
 
@@ -142,6 +150,9 @@ class _Recurrent(nn.RNNBase):
             batch, timesteps: the sizes of the input.
             seed: a whole number in [0, 2**64); by default one from `generator`, or from PyTorch's
                 global generator, which `torch.manual_seed` sets.
+            samples: (batch,) whole numbers in [0, 2**32 - 1) that identify the sequences; 0, 1, ...
+                by default. A part of a batch drawn with its own numbers gets the masks it has in
+                the whole: so processes that share a batch and a seed draw one batch's masks.
 
         Returns:
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
@@ -151,10 +162,15 @@ class _Recurrent(nn.RNNBase):
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        drawn = [floats(self._draw(one, batch, timesteps, words), like) for one in self._each()]
+        rows = None if samples is None else _numbers(samples, batch)
+        drawn = [
+            floats(self._draw(one, batch, timesteps, words, rows), like) for one in self._each()
+        ]
         return drawn if len(drawn) > 1 else drawn[0]
 
-    def _draw(self, one: _One, batch: int, timesteps: int, seed: Tensor) -> Masks:
+    def _draw(
+        self, one: _One, batch: int, timesteps: int, seed: Tensor, samples: Any = None
+    ) -> Masks:
         return draw(
             one.noise.text,
             self.cell,
@@ -167,6 +183,7 @@ class _Recurrent(nn.RNNBase):
             projected=self.proj_size,
             layer=one.layer,
             direction=one.direction,
+            samples=samples,
         )
 
     def forward(
@@ -261,6 +278,7 @@ class _Recurrent(nn.RNNBase):
         if given is None:
             if not (self.training and any(one.noise.plan.slots for one in ones)):
                 return [one.noise.expected for one in ones]
+            exporting.refuse_drawing()
             seed = draw_seed(self.generator)
             return [self._draw(one, batch, timesteps, seed) for one in ones]
         each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
@@ -293,9 +311,14 @@ class _Recurrent(nn.RNNBase):
             "running": running,
             "reverse": bool(one.direction),
         }
-        why_not = fused.obstacle(x, weights, masks, state, activations=plain)
-        if choose(why_not, self.kernel) == "cpu":
+        unasked = exporting.obstacle()
+        why_not = unasked or fused.obstacle(x, weights, masks, state, activations=plain)
+        if choose(why_not, self.kernel, expected=unasked is not None) == "cpu":
             return fused.unroll(self.cell, x, weights, masks, **call)
+        if exporting.exporting():
+            return exporting.unroll(
+                self.cell, x, weights, floats(masks, x), **call, library=library
+            )
         return cells.unroll(self.cell, x, weights, floats(masks, x), **call, library=library)
 
     def _library(self) -> cells.Library:
@@ -383,6 +406,17 @@ def _by_layer(noise: Any, layers: int, recurrent_dropout: float) -> str | dict[i
             f"{layers - 1}."
         )
     return {layer: text(noise.get(layer)) for layer in range(layers)}
+
+
+def _numbers(samples: Any, batch: int) -> list[int]:
+    numbers = torch.as_tensor(samples)
+    whole = not (numbers.is_floating_point() or numbers.dtype == torch.bool)
+    if numbers.shape != (batch,) or not whole:
+        raise LapseError(
+            f"samples has shape {tuple(numbers.shape)} and type {numbers.dtype}; it needs one "
+            f"whole number for each of the {batch} sequences."
+        )
+    return list(map(int, numbers))
 
 
 def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lapse.kernels import layer as kernels
 from lapse.kernels.layer import Flags, Inputs, Results
+from lapse.torch.mapping import in_turn
 from lapse.torch.memory import MEMORY
 
 
@@ -92,6 +93,7 @@ def backward(
 
 
 layer_backward = torch.library.custom_op("lapse::layer_backward", backward, mutates_args=())
+layer_backward.register_vmap(in_turn(layer_backward))
 
 
 @layer_backward.register_fake
