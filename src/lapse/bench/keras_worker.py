@@ -82,25 +82,30 @@ def error(layer: Any, x: Any) -> float:
     import torch
     from keras import ops
 
-    from lapse import cells
+    import lapse.torch
     from lapse.bench.check import worst
+    from lapse.cells import Weights
     from lapse.plan import Masks
-    from lapse.torch.plain import LIBRARY
+    from lapse.weights import to_torch
 
     masks = layer.draw_masks(*x.shape[:2], seed=3)
     dy = np.random.default_rng(2).normal(size=(*x.shape[:2], layer.units)).astype(np.float32)
 
     def double(value: Any) -> Any:
-        exact = torch.tensor(ops.convert_to_numpy(value), dtype=torch.float64)
-        return exact.requires_grad_()
+        return torch.tensor(ops.convert_to_numpy(value), dtype=torch.float64, requires_grad=True)
 
+    exact: dict[str, Any] = {"dtype": torch.float64, "kernel": "reference", "batch_first": True}
+    terms = list(layer.plan.terms)
+    twin = getattr(lapse.torch, layer.kind)(x.shape[2], layer.units, noise=terms, **exact)
     leaves = [double(x), *map(double, layer.get_weights())]
-    of_masks = Masks(*(mask if mask is None else double(mask) for mask in masks))
-    weights = cells.Weights(*leaves[1:])
-    output, _ = cells.unroll(layer.kind, leaves[0], weights, of_masks, library=LIBRARY)
-    exact = [output, *torch.autograd.grad(output, leaves, torch.tensor(dy, dtype=torch.float64))]
+    weights = to_torch(layer.kind, Weights(*leaves[1:]), concatenate=torch.cat)
+    names = [name for name, _ in twin.named_parameters()]
+    given = {"masks": Masks(*(mask if mask is None else double(mask) for mask in masks))}
+    by_name = dict(zip(names, weights, strict=True))
+    output, _ = torch.func.functional_call(twin, by_name, (leaves[0],), given)
+    of_leaves = torch.autograd.grad(output, leaves, torch.tensor(dy, dtype=torch.float64))
     found = [ops.convert_to_numpy(result) for result in results(layer, x, masks, dy)]
-    return worst(map(torch.tensor, found), exact)
+    return worst(map(torch.tensor, found), [output, *of_leaves])
 
 
 def results(layer: Any, x: Any, masks: Any, dy: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from lapse import cells
 from lapse.cells import Library, Weights
 from lapse.errors import LapseError
 from lapse.plan import STATES, Masks
+from lapse.torch.memory import constant
 from lapse.torch.plain import LIBRARY
 
 
@@ -27,7 +28,7 @@ def exporting() -> bool:
 
 
 # torch.compile would assume that it is never for ONNX, were it to look inside.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def to_onnx() -> bool:
     """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
     if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):

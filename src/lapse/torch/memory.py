@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from lapse.kernels.memory import Memory
+
+
+def constant(function: Callable) -> Callable:
+    """Marks what torch.compile is to call, and not to look into.
+
+    `torch.compiler.assume_constant_result` does the same, after a second in which it imports all of
+    the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def direct(*tensors: Tensor | None) -> bool:

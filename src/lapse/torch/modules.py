@@ -6,7 +6,7 @@ They run on the C++ kernels where these can (see `fused.py`), else on the plain 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +14,25 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lapse import cells, masks
 from lapse.errors import LapseError
-from lapse.forms import Dropout, KerasDropout
 from lapse.kernels import check_kernel, choose
-from lapse.noise import collect
-from lapse.packing import Scales, scales
-from lapse.plan import Masks, Plan, check_masks, plan
+from lapse.plan import Masks, Plan
 from lapse.torch import exporting, fused
-from lapse.torch.drawing import draw, draw_seed
+from lapse.torch.arguments import (
+    check_input,
+    checked_lengths,
+    checked_samples,
+    checked_states,
+    running_steps,
+)
+from lapse.torch.drawing import draw_seed
+from lapse.torch.memory import constant
 from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
+from lapse.torch.stack import One, as_text, stack
 from lapse.weights import from_torch
 
 # What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
-choose = torch.compiler.assume_constant_result(choose)
-
-
-class _Noise(NamedTuple):
-    """What follows from terms; made once, for torch.compile can't trace how."""
-
-    text: str
-    plan: Plan
-    expected: Masks
-    scales: Scales
-
-
-class _One(NamedTuple):
-    """One layer in one direction."""
-
-    layer: int
-    direction: int
-    features: int
-    noise: _Noise
-
-    @property
-    def name(self) -> str:
-        """What the names of its weights end with."""
-        return f"l{self.layer}{'_reverse' if self.direction else ''}"
+choose = constant(choose)
 
 
 class _Recurrent(nn.RNNBase):
@@ -86,51 +69,23 @@ class _Recurrent(nn.RNNBase):
         self.recurrent_dropout = recurrent_dropout
         self.generator = generator
         self.kernel = kernel
-        self.noise = _by_layer(noise, self.num_layers, recurrent_dropout)
-        self._prepare()
+        self.noise = as_text(noise, self.num_layers, recurrent_dropout)
+        self._between, self._ones = self.dropout, stack(self)
 
-    def _prepare(self) -> None:
-        """Makes what each layer and direction has, from `noise` and `dropout` as they are now."""
-        directions = 1 + self.bidirectional
-        self._between = self.dropout
-        made: dict[str, _Noise] = {}  # planned once, however many layers have it
-
-        def noise_of(layer: int) -> _Noise:
-            own = self.noise if isinstance(self.noise, str) else self.noise[layer]
-            terms = collect([own, Dropout(self.dropout) if layer else None])
-            text = " ".join(map(str, terms))
-            return made[text] if text in made else made.setdefault(text, self._of(text))
-
-        self._ones = tuple(
-            _One(
-                layer,
-                direction,
-                self._outputs * directions if layer else self.input_size,
-                noise_of(layer),
-            )
-            for layer in range(self.num_layers)
-            for direction in range(directions)
-        )
-
-    def _of(self, text: str) -> _Noise:
-        made = plan(text, self.cell)
-        return _Noise(text, made, masks.expected(made), scales(made))
-
-    @property
-    def _outputs(self) -> int:
-        """How many numbers h has."""
-        return self.proj_size or self.hidden_size
+    def _widths(self) -> dict[str, int]:
+        """How many numbers each state has."""
+        h = self.proj_size or self.hidden_size
+        return {"h": h, "c": self.hidden_size} if self.cell == "LSTM" else {"h": h}
 
     def plans(self) -> list[tuple[Plan, dict[str, int]]]:
         """The plan of each layer, with its sizes, as `lapse.explain` needs them."""
-        units = {"units": self.hidden_size, "projected": self.proj_size}
         firsts = self._each()[:: 1 + self.bidirectional]
-        return [(one.noise.plan, {"features": one.features, **units}) for one in firsts]
+        return [(one.noise.plan, one.sizes) for one in firsts]
 
-    def _each(self) -> tuple[_One, ...]:
+    def _each(self) -> tuple[One, ...]:
         """Each layer and direction. `dropout` may have changed: PyTorch reads it at each call."""
         if self.dropout != self._between:
-            self._prepare()
+            self._between, self._ones = self.dropout, stack(self)
         return self._ones
 
     def extra_repr(self) -> str:
@@ -162,29 +117,10 @@ class _Recurrent(nn.RNNBase):
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
-        rows = None if samples is None else _numbers(samples, batch)
-        drawn = [
-            floats(self._draw(one, batch, timesteps, words, rows), like) for one in self._each()
-        ]
-        return drawn if len(drawn) > 1 else drawn[0]
-
-    def _draw(
-        self, one: _One, batch: int, timesteps: int, seed: Tensor, samples: Any = None
-    ) -> Masks:
-        return draw(
-            one.noise.text,
-            self.cell,
-            seed,
-            one.noise.scales,
-            batch=batch,
-            timesteps=timesteps,
-            features=one.features,
-            units=self.hidden_size,
-            projected=self.proj_size,
-            layer=one.layer,
-            direction=one.direction,
-            samples=samples,
-        )
+        rows = None if samples is None else checked_samples(samples, batch)
+        drawn = [one.draw(batch, timesteps, words, rows) for one in self._each()]
+        found = [floats(of_one, like) for of_one in drawn]
+        return found if len(found) > 1 else found[0]
 
     def forward(
         self,
@@ -236,11 +172,13 @@ class _Recurrent(nn.RNNBase):
     ) -> tuple[Tensor, Any]:
         """All layers, with the batch first."""
         ones = self._each()
-        self._check(x, given, lengths)
+        check_input(x, given, self)
         batch, timesteps = x.shape[:2]
-        states = self._states(hx, batch, single)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, batch, timesteps)
+        states = checked_states(hx, self._widths(), (len(ones), batch), single)
         drawn = self._masks(ones, masks, batch, timesteps)
-        running = None if lengths is None else _running(lengths, timesteps, x.device)
+        running = None if lengths is None else running_steps(lengths, timesteps, x.device)
         device = x.device.type
         if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
             # What autocast is for, half precision in matrix products, saves no time on a CPU.
@@ -273,24 +211,22 @@ class _Recurrent(nn.RNNBase):
         return x, tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
     def _masks(
-        self, ones: tuple[_One, ...], given: Any, batch: int, timesteps: int
+        self, ones: tuple[One, ...], given: Any, batch: int, timesteps: int
     ) -> Sequence[Masks]:
         if given is None:
             if not (self.training and any(one.noise.plan.slots for one in ones)):
                 return [one.noise.expected for one in ones]
             exporting.refuse_drawing()
             seed = draw_seed(self.generator)
-            return [self._draw(one, batch, timesteps, seed) for one in ones]
+            return [one.draw(batch, timesteps, seed) for one in ones]
         each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
         if len(each) != len(ones):
             raise LapseError(
                 f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
                 f"needs {len(ones)}, as draw_masks gives them."
             )
-        sizes = {"batch": batch, "timesteps": timesteps, "units": self.hidden_size}
-        sizes["projected"] = self.proj_size
-        for masks_of_one, one in zip(each, ones, strict=True):
-            check_masks(masks_of_one, one.noise.plan, **sizes, features=one.features)
+        for of_one, one in zip(each, ones, strict=True):
+            one.check(of_one, batch, timesteps)
         return each
 
     def obstacle(self) -> str | None:
@@ -300,7 +236,7 @@ class _Recurrent(nn.RNNBase):
         return fused.obstacle(like, self._weights(self._ones[0]), Masks(), None, activations=plain)
 
     def _run(
-        self, one: _One, x: Tensor, masks: Masks, state: Any, running: Any
+        self, one: One, x: Tensor, masks: Masks, state: Any, running: Any
     ) -> tuple[Tensor, tuple]:
         weights, library = self._weights(one), self._library()
         if weights.kernel.dtype != x.dtype:  # as it may be under autocast
@@ -324,7 +260,7 @@ class _Recurrent(nn.RNNBase):
     def _library(self) -> cells.Library:
         return LIBRARY
 
-    def _weights(self, one: _One) -> cells.Weights:
+    def _weights(self, one: One) -> cells.Weights:
         def found(name: str, there: bool = True) -> Tensor | None:
             # By name at each call, so that parametrizations and functional_call hold.
             return getattr(self, f"{name}_{one.name}") if there else None
@@ -338,90 +274,6 @@ class _Recurrent(nn.RNNBase):
             found("weight_hr", bool(self.proj_size)),
             concatenate=torch.cat,
         )
-
-    def _check(self, x: Tensor, given: Tensor, lengths: Tensor | None) -> None:
-        if x.dim() != 3 or x.shape[-1] != self.input_size or x.shape[1] == 0:
-            axes = "batch, timesteps" if self.batch_first else "timesteps, batch"
-            raise LapseError(
-                f"the input has shape {tuple(given.shape)}; {type(self).__name__} needs "
-                f"({axes}, {self.input_size}) with at least one timestep."
-            )
-        kind = self.weight_ih_l0.dtype
-        if x.dtype != kind and not torch._C._is_any_autocast_enabled():
-            raise LapseError(
-                f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
-                f"Convert input: input.to({kind}), or convert model: model.to({x.dtype})."
-            )
-        if lengths is None:
-            return
-        batch, timesteps = x.shape[:2]
-        lengths = torch.as_tensor(lengths)
-        whole = not (lengths.is_floating_point() or lengths.dtype == torch.bool)
-        if lengths.shape != (batch,) or not whole:
-            raise LapseError(
-                f"lengths has shape {tuple(lengths.shape)} and type {lengths.dtype}; it needs one "
-                f"whole number for each of the {batch} sequences."
-            )
-        if torch.compiler.is_compiling():  # a graph can't ask for values
-            return
-        if batch and not 1 <= int(lengths.min()) <= int(lengths.max()) <= timesteps:
-            raise LapseError(
-                f"lengths run from {int(lengths.min())} to {int(lengths.max())}; each must lie "
-                f"between 1 and the {timesteps} timesteps of the input."
-            )
-
-    def _states(self, hx: Any, batch: int, single: bool) -> tuple[Tensor, ...] | None:
-        if hx is None:
-            return None
-        parts = tuple(hx) if self.cell == "LSTM" and not isinstance(hx, Tensor) else (hx,)
-        if not all(isinstance(part, Tensor) for part in parts):
-            raise LapseError(
-                f"hx is {hx!r}; {type(self).__name__} needs "
-                f"{'a pair (h, c) of tensors' if self.cell == 'LSTM' else 'one tensor h'}."
-            )
-        names = ("h", "c")[: 2 if self.cell == "LSTM" else 1]
-        count = (len(self._ones),) if single else (len(self._ones), batch)
-        found = [tuple(part.shape) for part in parts]
-        wanted = [(*count, self._outputs), (*count, self.hidden_size)][: len(names)]
-        if found != wanted:
-            raise LapseError(
-                f"hx has shapes {', '.join(map(str, found))}; {type(self).__name__} needs "
-                f"{' and '.join(names)} of shape {' and '.join(map(str, dict.fromkeys(wanted)))}."
-            )
-        return tuple(part.unsqueeze(1) if single else part for part in parts)
-
-
-def _by_layer(noise: Any, layers: int, recurrent_dropout: float) -> str | dict[int, str]:
-    """The noise of all layers as text, or that of each where it is given so."""
-
-    def text(noise: Any) -> str:
-        recurrent = KerasDropout(recurrent_dropout=recurrent_dropout)
-        return " ".join(map(str, collect([recurrent, noise])))
-
-    if not isinstance(noise, dict):
-        return text(noise)
-    if unknown := [layer for layer in noise if layer not in range(layers)]:
-        raise LapseError(
-            f"noise= names layer {unknown[0]!r}, and there are {layers}; write numbers from 0 to "
-            f"{layers - 1}."
-        )
-    return {layer: text(noise.get(layer)) for layer in range(layers)}
-
-
-def _numbers(samples: Any, batch: int) -> list[int]:
-    numbers = torch.as_tensor(samples)
-    whole = not (numbers.is_floating_point() or numbers.dtype == torch.bool)
-    if numbers.shape != (batch,) or not whole:
-        raise LapseError(
-            f"samples has shape {tuple(numbers.shape)} and type {numbers.dtype}; it needs one "
-            f"whole number for each of the {batch} sequences."
-        )
-    return list(map(int, numbers))
-
-
-def _running(lengths: Any, timesteps: int, device: torch.device) -> Tensor:
-    ends: Tensor = torch.as_tensor(lengths, device=device)[:, None]
-    return torch.arange(timesteps, device=device) < ends
 
 
 class LSTM(_Recurrent):
