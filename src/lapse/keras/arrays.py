@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from lapse import arrays, cells, masks
+from lapse.keras.exporting import exporting
 from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
@@ -174,8 +175,11 @@ def unroll(
     weights_of, on_torch = weights(cell), keras.backend.backend() == "torch"
     call["reset_after"] = getattr(cell, "reset_after", True)
     only_shapes = on_torch and x.device.type == "meta"  # Keras asks for them with any loop
+    leaving = exporting()
     why_not = obstacle(x, cell, masks, call["initial_state"])
-    if not only_shapes and choose(why_not, kernel, expected=not on_torch) == "cpu":
+    if leaving:
+        why_not = "the model is being exported, to run where there is no lapse"
+    if not only_shapes and choose(why_not, kernel, expected=leaving or not on_torch) == "cpu":
         from lapse.torch import fused
 
         return fused.unroll(kind, x, weights_of, masks, **call)
