@@ -198,7 +198,7 @@ def seq2seq(layers: Any, on: float) -> Run:
     x = generator().normal(size=(31, 9, 7)).astype("float32")
     y = np.eye(5, dtype="float32")[x[:, :6, :5].argmax(2)]
     shifted = np.concatenate([np.zeros((31, 1, 5), "float32"), y[:, :-1]], axis=1)
-    return Run(model, [x, shifted], y)
+    return Run(model, [x, shifted], y, {"batch_size": 8})
 
 
 def stacked_cells(layers: Any, on: float) -> Run:

@@ -29,14 +29,13 @@ OURS = SimpleNamespace(
 # The question's second layer says its input_shape, of which Keras says that it needn't.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`:UserWarning")
 
-EXAMPLE = pytest.mark.parametrize("name", EXAMPLES)
-# Three compilations of each would take minutes, so there those train with dropout whose layers
-# differ: with each kind of cell, wrapper and dropout once.
-NOISY = (
-    EXAMPLES
-    if BACKEND == "torch"
-    else ["imdb_lstm", "timeseries_stacked_gru", "captcha_ocr", "stacked_cells", "seq2seq"]
-)
+# JAX and TensorFlow compile each training step for half a minute in all, so there run those whose
+# layers differ: each cell, wrapper, option and dropout once.
+SILENT, NOISY = list(EXAMPLES), list(EXAMPLES)
+if BACKEND != "torch":
+    SILENT = ["imdb_lstm", "the_question", "timeseries_unrolled", "stacked_stateful"]
+    SILENT += ["captcha_ocr", "seq2seq", "masked"]
+    NOISY = ["imdb_lstm", "captcha_ocr", "stacked_cells"]
 
 
 def trained(run: Any, epochs: int) -> list[float]:
@@ -52,8 +51,10 @@ def recurrent(model: Any) -> list[Any]:
     return [one for one in found if id(one) not in inner]
 
 
-@EXAMPLE
+@pytest.mark.parametrize("name", SILENT)
 def test_an_example_trains_as_with_keras_s_layers(name: str) -> None:
+    if (BACKEND, name) == ("torch", "stacked_stateful"):
+        pytest.skip("Keras's own layers fail there: they change in place what gradients need")
     stock, ours = (EXAMPLES[name](layers, 0.0) for layers in (STOCK, OURS))
     assert recurrent(ours.model) and not recurrent(stock.model)
     ours.model.set_weights(stock.model.get_weights())
@@ -67,7 +68,7 @@ def test_an_example_learns_with_its_dropout(name: str) -> None:
     run = EXAMPLES[name](OURS, 1.0)
     noisy = [layer for layer in recurrent(run.model) if layer.plan.slots]
     before = run.model.evaluate(run.x, run.y, verbose=0, return_dict=True, **run.options)["loss"]
-    trained(run, epochs=8)
+    trained(run, epochs=20)
     after = run.model.evaluate(run.x, run.y, verbose=0, return_dict=True, **run.options)["loss"]
     assert after < 0.95 * before
     for layer in noisy:
@@ -80,6 +81,7 @@ def test_an_example_learns_with_its_dropout(name: str) -> None:
 def test_a_trained_seq2seq_model_is_loaded_and_taken_apart_to_sample(tmp_path: Path) -> None:
     """Encoder and decoder are made of the loaded model's layers, as in lstm_seq2seq.py."""
     run = seq2seq(OURS, 1.0)
+    trained(run, epochs=2)
     run.model.save(tmp_path / "s2s_model.keras")
     sampled = {}
     for kind in ("lapse", "keras"):
@@ -139,22 +141,3 @@ def test_a_stateful_layer_reads_a_long_sequence_in_paragraphs() -> None:
     for step, (expected, found) in enumerate(zip(*results, strict=True)):
         close(found, expected, what=f"call {step}")
     close(results[1][-1], results[1][0])
-
-
-class Pair(keras.layers.Layer):
-    """A cell of the guide's kind: two inputs and two states, nested; here of two cells."""
-
-    def __init__(self, first: Any, second: Any) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-        self.state_size = [first.state_size, second.state_size]
-        self.output_size = [first.units, second.units]
-
-    def build(self, shapes: Any) -> None:
-        self.first.build(shapes[0])
-        self.second.build(shapes[1])
-
-    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple:
-        one, first = self.first(inputs[0], states[0], training=training)
-        two, second = self.second(inputs[1], states[1], training=training)
-        return (one, two), [first, second]
