@@ -183,7 +183,7 @@ def test_cells_in_half_precision(cell: Cell, policy: str) -> None:
 def test_a_file_keeps_every_option_and_what_training_draws(
     cell: Cell, bidirectional: bool, tmp_path: Path
 ) -> None:
-    """Not in the configuration alone: the loaded model computes the same, with noise and without."""
+    """The loaded model computes the same, with noise and without, not only its configuration."""
     options: dict[str, Any] = {
         **{
             "activation": "softsign",
