@@ -22,7 +22,7 @@ from lapse.keras.exporting import exporting
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{warning}")
     for warning in (
-        "`torch.jit.trace` is deprecated:DeprecationWarning",
+        "`torch.jit.trace.*` is deprecated:DeprecationWarning",
         ":torch.jit.TracerWarning",  # of Keras's own lines; it means to leave them out
         "The feature will be removed:DeprecationWarning",
         "You are using the legacy TorchScript-based ONNX export:DeprecationWarning",

@@ -177,7 +177,7 @@ def unroll(
     only_shapes = on_torch and x.device.type == "meta"  # Keras asks for them with any loop
     leaving = exporting()
     why_not = obstacle(x, cell, masks, call["initial_state"])
-    if leaving:
+    if leaving and why_not is None:
         why_not = "the model is being exported, to run where there is no lapse"
     if not only_shapes and choose(why_not, kernel, expected=leaving or not on_torch) == "cpu":
         from lapse.torch import fused
