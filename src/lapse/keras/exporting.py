@@ -22,9 +22,10 @@ def exporting() -> bool:
     no state that tells the two apart, so there it is read off the functions that are being called.
     """
     if keras.backend.backend() == "torch":
-        from lapse.torch import plain
+        import torch
 
-        return plain.exporting()
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        return tracing or torch.compiler.is_exporting()
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

@@ -38,12 +38,6 @@ def floats(masks: Masks, like: Tensor) -> Masks:
     return Masks(*map(one, masks))
 
 
-def exporting() -> bool:
-    """Whether PyTorch is writing a call down, for a program or file that may run without lapse."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_exporting()
-
-
 def layer(
     cell: str,
     reset_after: bool,
