@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from lapse import arrays, cells, masks, packing
+from lapse.keras.exporting import exporting
 from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
@@ -191,7 +192,10 @@ def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) ->
     """
     if keras.backend.backend() == "torch" and x.device.type == "meta":
         return "reference"  # Keras asks for the shapes, with any loop
-    return choose(obstacle(x, cell, masks, state), kernel)
+    why_not, leaving = obstacle(x, cell, masks, state), exporting()
+    if leaving and why_not is None:
+        why_not = "the model is being exported, to run where there is no lapse"
+    return choose(why_not, kernel, expected=leaving)
 
 
 def unroll(
@@ -204,6 +208,7 @@ def unroll(
     """
     call["reset_after"] = getattr(cell, "reset_after", True)
     if kernel == "reference":
+        masks = Masks(*(_cast(mask, x.dtype) for mask in masks))
         return cells.unroll(kind, x, weights(cell), masks, **call, library=library(cell, scan))
     if keras.backend.backend() == "torch":
         from lapse.torch import fused
@@ -212,6 +217,10 @@ def unroll(
     from lapse.keras import fused as in_ops
 
     return in_ops.unroll(kind, x, weights(cell), masks, **call, layer=_on_backend().layer)
+
+
+def _cast(mask: Any, dtype: Any) -> Any:
+    return mask if mask is None or isinstance(mask, float) else ops.cast(mask, dtype)
 
 
 def obstacle(x: Any, cell: Any, masks: Masks, state: tuple | None) -> str | None:
