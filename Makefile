@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test conformance check bench sanitize format
+.PHONY: demo test fuzz conformance check bench sanitize format
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -14,6 +14,11 @@ test: .venv/installed
 	KERAS_BACKEND=torch $(BIN)/pytest -n auto tests/keras_layers
 	KERAS_BACKEND=jax $(BIN)/pytest -n auto tests/keras_layers
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto tests/keras_layers
+
+# Ten thousand random configurations against the oracle; 500 of them are part of `make test`.
+fuzz: .venv/installed
+	$(BIN)/pytest -n auto --hypothesis-profile=fuzz tests/test_fuzz.py
+	KERAS_BACKEND=torch $(BIN)/pytest -n auto --hypothesis-profile=fuzz tests/keras_layers/test_fuzz.py
 
 # Keras's own tests, with lapse's layers and cells in the place of Keras's.
 conformance: .venv/installed

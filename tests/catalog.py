@@ -1,11 +1,13 @@
-"""Every cell and every noise once: the cases that the tests run through.
+"""Every cell, every noise, every layer and its options once: the cases that tests run through.
 
-A new form, option, site, law, scale, run or cell has to be added here: `test_noise.py` fails until
-it is. `legal` says which noise a cell must refuse; it is written from the rules, not from the code.
+A new form, option, site, law, scale, run, cell, layer or function has to be added here:
+`test_catalog.py` fails until it is. `legal` says which noise a cell must refuse; it is written from
+the rules, not from the code.
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ TOLERANCE = {
 }
 SIGMAS = 5  # how far a statistic may lie from its expectation, in standard deviations
 ODD_SIZES = (1, 7, 31, 63)  # never a multiple of a vector's width
+WIDTHS = (1, 15, 16, 17, 31, 32, 33, 63, 64, 65)  # full vectors and panels, and one less or more
 STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 
 
@@ -212,6 +215,172 @@ def legal(cell: Cell, noise: Any) -> bool:
 
 CASES = [(cell, name) for cell in CELLS for name in NOISE if legal(cell, NOISE[name])]
 CASE_IDS = [f"{cell.id} {name}" for cell, name in CASES]
+
+
+# Each public layer, with the options of its constructor and the values that tests run it with.
+FLAGS = (False, True)
+RATES = (0.0, 0.3)
+_TORCH: dict[str, tuple] = {
+    "input_size": WIDTHS,
+    "hidden_size": WIDTHS,
+    "num_layers": (1, 2, 3),
+    "bias": FLAGS,
+    "batch_first": FLAGS,
+    "dropout": RATES,
+    "bidirectional": FLAGS,
+    "device": (None, "cpu"),
+    "dtype": ("float32", "float64"),
+    "recurrent_dropout": RATES,
+    "noise": tuple(NOISE),
+    "generator": (None, "its own"),
+    "kernel": ("auto", "cpu", "reference"),
+}
+_KERAS_LAYER: dict[str, tuple] = {
+    "activity_regularizer": (None, "l2"),
+    "trainable": FLAGS,
+    "dtype": ("float32", "float64", "mixed_bfloat16"),
+    "autocast": FLAGS,
+    "name": (None, "mine"),
+}
+_KERAS_CELL: dict[str, tuple] = {
+    **_KERAS_LAYER,
+    "units": WIDTHS,
+    "activation": ("tanh", "relu", None),
+    "use_bias": FLAGS,
+    "kernel_initializer": ("glorot_uniform", "he_normal"),
+    "recurrent_initializer": ("orthogonal", "identity"),
+    "bias_initializer": ("zeros", "ones"),
+    **{f"{weight}_regularizer": (None, "l2") for weight in ("kernel", "recurrent", "bias")},
+    **{f"{weight}_constraint": (None, "non_neg") for weight in ("kernel", "recurrent", "bias")},
+    "dropout": RATES,
+    "recurrent_dropout": RATES,
+    "seed": (None, 5),
+    "noise": tuple(NOISE),
+}
+_GATES: dict[str, tuple] = {
+    "recurrent_activation": ("sigmoid", "softsign"),
+    "implementation": (1, 2),
+}
+_LSTM: dict[str, tuple] = {**_GATES, "unit_forget_bias": FLAGS}
+_GRU: dict[str, tuple] = {**_GATES, "reset_after": FLAGS}
+_KERAS_LOOP: dict[str, tuple] = {
+    "return_sequences": FLAGS,
+    "return_state": FLAGS,
+    "go_backwards": FLAGS,
+    "stateful": FLAGS,
+    "unroll": FLAGS,
+    "zero_output_for_mask": FLAGS,
+    "kernel": ("auto", "cpu", "reference"),
+}
+_KERAS = {**_KERAS_CELL, **_KERAS_LOOP}
+_CUDNN: dict[str, tuple] = {"use_cudnn": ("auto", False)}
+LAYERS: dict[str, dict[str, tuple]] = {
+    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0, 0, 1, 3)},
+    "lapse.torch.GRU": _TORCH,
+    "lapse.torch.RNN": {**_TORCH, "nonlinearity": ("tanh", "relu")},
+    "lapse.torch.Embedding": {
+        "num_embeddings": (7, 31),
+        "embedding_dim": WIDTHS,
+        "padding_idx": (None, 2),
+        "max_norm": (None, 0.5),
+        "norm_type": (2.0, 1.0),
+        "scale_grad_by_freq": FLAGS,
+        "sparse": FLAGS,
+        "_weight": (None, "a table"),
+        "_freeze": FLAGS,
+        "device": (None, "cpu"),
+        "dtype": ("float32", "float64"),
+        "noise": (None, "emb:0.3@V", "emb:0.3@BV!exp"),
+        "generator": (None, "its own"),
+    },
+    "lapse.keras.LSTM": {**_KERAS, **_LSTM, **_CUDNN},
+    "lapse.keras.GRU": {**_KERAS, **_GRU, **_CUDNN},
+    "lapse.keras.SimpleRNN": _KERAS,
+    "lapse.keras.LSTMCell": {**_KERAS_CELL, **_LSTM},
+    "lapse.keras.GRUCell": {**_KERAS_CELL, **_GRU},
+    "lapse.keras.SimpleRNNCell": _KERAS_CELL,
+    "lapse.keras.Dropout": {
+        **_KERAS_LAYER,
+        "rate": RATES,
+        "noise_shape": (None, (None, 1, None)),
+        "seed": (None, 5),
+        "over": ("BTF", "BF", "BT[3]"),
+        "scale": ("inv", "exp", "none"),
+    },
+    "lapse.keras.SpatialDropout1D": {
+        "rate": RATES,
+        "seed": (None, 5),
+        "name": (None, "mine"),
+        "dtype": ("float32", "float64"),
+    },
+    "lapse.keras.TimestepDropout": {
+        "rate": RATES,
+        "seed": (None, 5),
+        "scale": ("inv", "none"),
+        "name": (None, "mine"),
+        "dtype": ("float32", "float64"),
+    },
+    "lapse.keras.Embedding": {
+        **_KERAS_LAYER,
+        "input_dim": (7, 31),
+        "output_dim": WIDTHS,
+        "embeddings_initializer": ("uniform", "ones"),
+        "embeddings_regularizer": (None, "l2"),
+        "embeddings_constraint": (None, "non_neg"),
+        "mask_zero": FLAGS,
+        "weights": (None, "a table"),
+        "lora_rank": (None, 2),
+        "lora_alpha": (None, 3),
+        "quantization_config": (None,),  # of Keras's own quantize()
+        "noise": (None, "emb:0.3@V", "emb:0.3@BV!exp"),
+        "seed": (None, 5),
+    },
+}
+
+# Each public function and class that is no layer, and the tests of it.
+FUNCTIONS = {
+    "lapse.explain": "test_explain.py",
+    "lapse.parse": "test_noise.py",
+    "lapse.Term": "test_noise.py",
+    "lapse.Form": "test_forms.py",
+    "lapse.LapseError": "test_noise.py",
+    "lapse.PlainLoopWarning": "test_kernels.py",
+    "lapse.predict": "test_predict.py",
+    "lapse.Prediction": "test_predict.py",
+    "lapse.torch.mc_dropout": "test_predict.py",
+    "lapse.keras.mc_dropout": "keras_layers/test_mc.py",
+    "lapse.torch.convert": "test_torch_convert.py",
+    "lapse.torch.to_native": "test_torch_convert.py",
+    "lapse.keras.convert": "keras_layers/test_convert.py",
+    "lapse.keras.to_native": "keras_layers/test_convert.py",
+}
+
+
+def public(module: Any) -> dict[str, Any]:
+    """What a module exports, by its whole name."""
+    return {
+        f"{module.__name__}.{name}": value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+
+def options_of(layer: type) -> set[str]:
+    """The arguments of a layer's constructor, with those that it hands on to its bases."""
+    found: set[str] = set()
+    for base in layer.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        kinds = {
+            p.name: p.kind for p in inspect.signature(vars(base)["__init__"]).parameters.values()
+        }
+        found |= {name for name, kind in kinds.items() if kind not in (_REST, _NAMED_REST)}
+        if _NAMED_REST not in kinds.values():
+            break
+    return found - {"self", "mode", "cell"}  # the last two a subclass gives itself
+
+
+_REST, _NAMED_REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def quiet_plan(noise: Any, cell: Cell | str) -> Plan:

@@ -13,15 +13,15 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
-from lapse import LapseError, PlainLoopWarning, cells
+from lapse import LapseError, PlainLoopWarning
 from lapse import masks as drawing
 from lapse.cells import Weights
 from lapse.kernels import addresses, dispatch
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.kernels.layer import parts
 from lapse.plan import Coins, Fleeting, Masks
-from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, modules, ops, plain
-from lapse.torch.plain import LIBRARY
+from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, modules, ops
+from torch_support import masks_of, poisoned, reference, results, tensor  # noqa: F401
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 TOLERANCE = 1e-5  # float32 against float64, relative to the largest entry or to 1
@@ -49,36 +49,6 @@ ALL_AT_EACH_STEP = {
 }
 
 
-def results(run: Any, cell: Cell, given: Any, masks: Masks, dtype: Any, **options: Any) -> list:
-    """Outputs, last states, and the gradients of all inputs for one weighting of all outputs."""
-
-    def leaf(value: Any) -> Any:
-        return None if value is None else torch.tensor(value, dtype=dtype, requires_grad=True)
-
-    x, state = leaf(given.x), tuple(map(leaf, given.state))
-    weights = Weights(*map(leaf, given.weights))
-    torch_masks = Masks(*(tensor(mask, dtype) for mask in masks))
-    options["reset_after"] = cell.reset_after
-    y, last = run(cell.name, x, weights, torch_masks, initial_state=state, **options)
-    random = np.random.default_rng(7)
-    outputs = [y, *last]
-    sum(
-        (out * torch.tensor(random.normal(size=out.shape), dtype=dtype)).sum() for out in outputs
-    ).backward()
-    leaves = [t for t in (x, *weights, *state) if t is not None]
-    return [*outputs, *(torch.zeros_like(t) if t.grad is None else t.grad for t in leaves)]
-
-
-def tensor(mask: Any, dtype: Any) -> Any:
-    if isinstance(mask, Coins):
-        return mask._replace(kept=torch.tensor(mask.kept))
-    return torch.tensor(mask, dtype=dtype) if isinstance(mask, np.ndarray) else mask
-
-
-def reference(cell: str, x: Tensor, weights: Weights, masks: Masks, **options: Any) -> Any:
-    return cells.unroll(cell, x, weights, plain.floats(masks, x), library=LIBRARY, **options)
-
-
 def check(
     cell: Cell, given: Any, masks: Masks, running: Any = None, *, reverse: bool = False
 ) -> None:
@@ -92,31 +62,12 @@ def check(
         assert apart < TOLERANCE, f"result {number} is {apart:.2g} apart"
 
 
-def masks_of(cell: Cell, noise: Any, given: Any, packed: bool = False) -> Masks:
-    """Masks as layers draw them: numbers, or coins for those that change with time."""
-    batch, timesteps, features = given.x.shape
-    units = given.weights.recurrent_kernel.shape[0]
-    sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    return drawing.draw(quiet_plan(noise, cell), 1, **sizes, packed=packed)
-
-
 def paddings(batch: int, timesteps: int) -> dict[str, np.ndarray]:
     """(batch, timesteps) real steps: at the start, at the end, and with holes."""
     lengths = np.array([(5 * n + 1) % (timesteps + 1) for n in range(batch)])
     behind = np.arange(timesteps) < lengths[:, None]
     holes = np.random.default_rng(3).random((batch, timesteps)) < 0.6
     return {"behind": behind, "in front": behind[:, ::-1].copy(), "holes": holes}
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel forgets to write is no number, not an old right one."""
-    plain = Tensor.new_empty
-
-    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
-        return plain(self, *size, **options).fill_(float("nan"))
-
-    monkeypatch.setattr(Tensor, "new_empty", new_empty)
 
 
 @pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)

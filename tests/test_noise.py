@@ -23,41 +23,11 @@ from lapse.cells import Weights, unroll
 from lapse.errors import LapseError
 from lapse.forms import FORMS
 from lapse.noise import Schedule, Term, collect, parse
-from lapse.plan import GATES, Masks, plan
+from lapse.plan import Masks, plan
 from lapse.rules import AXES, CELLS, LAWS, SCALES, SITES, check
+from strategies import GATE_SITES, legal_terms, written_legally
 
 PROFILE = settings(max_examples=150, deadline=None, derandomize=True, database=None)
-
-# The legality rules once more, from the published table rather than from rules.py.
-GATE_SITES = ("i", "f", "g", "o", "z", "r", "n")
-HOLDING_SITES = ("x", "y", "c", "s", "state")  # sites with a previous value
-FILLED_SITES = ("x", "y", "emb")  # sites that another number can stand in at
-
-
-def written_legally(term: tuple) -> bool:
-    """Whether site, over, fill, law and scale may stand in one term, whatever the cell."""
-    site, over, fill, law, scale = term
-    effective = scale or ("exp" if site in GATE_SITES else "inv")
-    axes = re.findall(r"([A-Z])(/\d+|~[\d.]+|\[\d+\])?", over)
-    names = [name for name, _ in axes]
-    runs = [(name, run) for name, run in axes if run]
-    if len(set(names)) != len(names) or len(runs) > 1:
-        return False
-    own = {"W": "IO", "U": "IO", "emb": "BV", "x": "BTFG", "h": "BTFG"}.get(site, "BTF")
-    if set(names) - set(own) or (site == "emb" and "V" not in names):
-        return False
-    if any(name != "T" and not (name == "F" and run[0] == "[") for name, run in runs):
-        return False
-    if fill == "prev":
-        if site not in HOLDING_SITES or scale is not None or law != "bern":
-            return False
-    elif fill != 0 and site not in FILLED_SITES:
-        return False
-    if fill != "prev" and effective == "inv" and site in ("c", "state", "f", "z"):
-        return False
-    if law != "bern" and (fill != 0 or any(run[0] == "[" for _, run in runs)):
-        return False
-    return law not in ("gauss", "uniform") or effective == "inv"
 
 
 @cache
@@ -75,68 +45,6 @@ OVERS = (
 )
 FILLS = (0.0, 0.5, "prev", "mean")
 ALL_PARTS = list(itertools.product(SITES, OVERS.split(), FILLS, LAWS, (None, *SCALES)))
-
-
-# Legal terms by construction, for hypothesis.
-
-numbers = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
-progresses = st.lists(st.floats(0, 1, allow_subnormal=False), max_size=3).map(sorted)
-
-
-@st.composite
-def schedules(draw: st.DrawFn) -> Schedule:
-    progress = [0.0, *draw(progresses), 1.0]
-    return Schedule(tuple((at, draw(numbers)) for at in progress))
-
-
-@st.composite
-def times(draw: st.DrawFn) -> str:
-    return draw(
-        st.one_of(
-            st.just("T"),
-            st.integers(1, 1000).map(lambda k: f"T/{k}"),
-            st.floats(0, 1, allow_subnormal=False).map(lambda rho: f"T~{rho!r}"),
-            st.integers(1, 1000).map(lambda length: f"T[{length}]"),
-        )
-    )
-
-
-@st.composite
-def legal_terms(draw: st.DrawFn) -> Term:
-    """Any term that the rules allow: every site, axis, run, rate, fill, law and scale."""
-    site = draw(st.sampled_from(SITES))
-    if site in ("W", "U"):
-        letters = draw(st.sets(st.sampled_from("IO"), min_size=1))
-    elif site == "emb":
-        letters = {"V", *draw(st.sets(st.just("B")))}
-    else:
-        own = "BTFG" if site in ("x", "h") else "BTF"
-        letters = draw(st.sets(st.sampled_from(own), min_size=1))
-    time = draw(times())
-    names = [time if letter == "T" else letter for letter in letters]
-    if time == "T" or "T" not in letters:
-        span = draw(st.one_of(st.just("F"), st.integers(1, 99).map("F[{}]".format)))
-        names = [span if name == "F" else name for name in names]
-    over = "".join(draw(st.permutations(names)))
-    fills: list[Any] = [st.just(0.0)]
-    if site in HOLDING_SITES:
-        fills.append(st.just("prev"))
-    if site in FILLED_SITES:
-        fills += [st.just("mean"), st.floats(-1e6, 1e6, allow_subnormal=False)]
-    fill = draw(st.one_of(fills))
-    laws = [
-        law
-        for law in LAWS
-        for scale in (None, *SCALES)
-        if written_legally((site, over, fill, law, scale))
-    ]
-    law = draw(st.sampled_from(laws))
-    scales = [scale for scale in (None, *SCALES) if written_legally((site, over, fill, law, scale))]
-    scale = draw(st.sampled_from(scales))
-    rates: list[Any] = [numbers, schedules()]
-    if law != "bern":
-        rates.append(st.just("learned"))
-    return Term(site, draw(st.one_of(rates)), over, fill, law, scale)
 
 
 @PROFILE
@@ -710,44 +618,3 @@ def test_what_no_layer_runs_is_said(text: str, why: str) -> None:
     with pytest.raises(LapseError, match=why) as caught:
         plan(text, "LSTM")
     assert str(parse(text)[-1]) in str(caught.value)
-
-
-# The catalogue reaches everything.
-
-
-def test_the_catalogue_is_complete() -> None:
-    """What is missing from the catalogue is tested by nothing."""
-    runnable = [term for _, name in catalog.CASES for term in collect(catalog.NOISE[name])]
-    everything = [term for noise in catalog.NOISE.values() for term in collect(noise)]
-    assert {cell.name for cell in catalog.CELLS} == set(GATES)
-    assert {term.site for term in runnable} == set(SITES) - {"emb"}
-    assert {term.site for term in everything} == set(SITES)
-    assert {term.law for term in runnable} == set(LAWS)
-    assert {term.scale for term in runnable} == {*SCALES, None}
-    assert {name for term in everything for name in term.axes} == set(AXES)
-    runs = {(axis.name, axis.kind) for term in runnable for axis in term.axes.values() if axis.kind}
-    assert runs == {("T", "/"), ("T", "~"), ("T", "["), ("F", "[")}
-    kinds = {"number" if isinstance(term.fill, float) else term.fill for term in everything}
-    assert kinds == {"number", "prev", "mean"}
-    for law, scale in itertools.product(LAWS, SCALES):
-        if written_legally(("x", "BF", 0.0, law, scale)) and law == "bern":
-            assert any((term.law, term.scale) == (law, scale) for term in runnable)
-
-
-def test_the_catalogue_reaches_every_form_and_option() -> None:
-    """Each option of each form takes at least two values, so that one left unread shows."""
-    assert {type(form) for form in catalog.FORMS} == set(FORMS)
-    for form in FORMS:
-        for field in dataclasses.fields(form):
-            values = {getattr(one, field.name) for one in catalog.FORMS if type(one) is form}
-            assert len(values) > 1, f"{form.__name__}.{field.name} is only ever {values}"
-
-
-def test_the_catalogue_reaches_every_slot() -> None:
-    """A slot that no case fills is a line of the cells that nothing runs."""
-    used = {
-        slot
-        for cell, name in catalog.CASES
-        for slot, _ in catalog.quiet_plan(catalog.NOISE[name], cell).slots
-    }
-    assert used == set(Masks._fields)

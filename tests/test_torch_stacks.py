@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,20 +11,22 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import catalog
 from lapse import masks as drawing
-from lapse.cells import unroll
 from lapse.errors import LapseError
-from lapse.plan import Masks, plan
+from lapse.plan import plan
 from lapse.torch import LSTM
-from lapse.weights import from_torch
 from torch_support import (
+    arrays_of,
     assert_close,
+    doubled,
     flat,
     gradients,
     in_every_module,
     in_every_pair,
     one_thread,  # noqa: F401  for every test here
     pair,
+    stacked,
     state_of,
+    weights_of,
 )
 
 LENGTHS = torch.tensor([9, 1, 4, 9, 7])
@@ -136,37 +137,19 @@ def test_training_is_the_oracle_layer_by_layer(
     module = ours(7, 5, batch_first=True, noise=NOISE, **options).double()
     x = torch.randn(3, 9, 7, dtype=torch.float64)
     found = flat(module(x, masks=module.draw_masks(3, 9, seed=11)))
-    values, lasts = x.numpy(), []
+    drawn = []
     for layer in range(layers):
         terms = NOISE + (f" x:{between}@BTF" if layer and between else "")
-        outputs = []
         for direction in range(directions):
-            drawn = drawing.draw(
-                plan(terms, module.cell), 11, batch=3, timesteps=9, features=values.shape[2],
-                units=5, layer=layer, direction=direction,
+            masks = drawing.draw(
+                plan(terms, module.cell), 11, batch=3, timesteps=9,
+                features=5 * directions if layer else 7, units=5, layer=layer, direction=direction,
+                packed=True,
             )  # fmt: skip
-            y, last = unroll(
-                module.cell,
-                values,
-                weights_of(module, layer, direction),
-                Masks(*(mask if mask is None else np.float64(mask) for mask in drawn)),
-                reverse=bool(direction),
-            )
-            outputs.append(y)
-            lasts.append(last)
-        values = np.concatenate(outputs, -1)
-    states = [torch.tensor(np.stack(parts)) for parts in zip(*lasts, strict=True)]
-    assert_close(found, [torch.tensor(values), *states], 1e-6)  # masks were drawn in float32
-
-
-def weights_of(module: Any, layer: int, direction: int) -> Any:
-    end = f"l{layer}{'_reverse' if direction else ''}"
-    arrays: list[Any] = [
-        getattr(module, f"{name}_{end}").detach().numpy() for name in ("weight_ih", "weight_hh")
-    ]
-    for name in ("bias_ih", "bias_hh"):
-        arrays.append(getattr(module, f"{name}_{end}").detach().numpy() if module.bias else None)
-    return from_torch(module.cell, *arrays, concatenate=np.concatenate)
+            drawn.append(doubled(masks))
+    weights = weights_of(module, arrays_of(module))
+    expected = stacked(module.cell, x.numpy(), weights, drawn, directions=directions)
+    assert_close(found, list(map(torch.tensor, expected)), TOLERANCE.values)
 
 
 @in_every_module

@@ -50,6 +50,16 @@ def test_evaluation_is_stock_and_draws_nothing():
     np.testing.assert_array_equal(before, after)
 
 
+def test_a_table_of_ones_own():
+    """Keras builds a layer that is given one before lapse has made all of it."""
+    table = np.random.default_rng(1).normal(size=(31, 3)).astype("float32")
+    layer = Embedding(31, 3, weights=[table], noise="emb:.5@V", seed=4)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(IDS)), table[IDS])
+    kept = masks.draw_rows(collect("emb:.5@V"), 4, batch=7, vocabulary=31)
+    found = ops.convert_to_numpy(layer(IDS, training=True))
+    np.testing.assert_allclose(found, (table * kept[0][:, None])[IDS], rtol=1e-6)
+
+
 def test_expected_rows_scale_at_evaluation():
     layer = Embedding(31, 3, noise="emb:.25@V!exp")
     layer.build()

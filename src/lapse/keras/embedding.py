@@ -31,11 +31,15 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
     def __init__(self, *args: Any, noise: Any = None, seed: Any = None, **kwargs: Any) -> None:
         terms = collect(noise)
         masks.check_rows(terms)
+        self.seed = seed
         super().__init__(*args, **kwargs)
         self.terms = terms
         self.noise = " ".join(map(str, terms))
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape: Any = None) -> None:
+        # Here, for Keras builds a layer with weights= while it makes it, and then takes no more.
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        super().build(input_shape)
 
     @property
     def noisy(self) -> bool:
