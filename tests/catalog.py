@@ -275,7 +275,7 @@ _KERAS_LOOP: dict[str, tuple] = {
 _KERAS = {**_KERAS_CELL, **_KERAS_LOOP}
 _CUDNN: dict[str, tuple] = {"use_cudnn": ("auto", False)}
 LAYERS: dict[str, dict[str, tuple]] = {
-    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0, 0, 1, 3)},
+    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0, 1, 3)},
     "lapse.torch.GRU": _TORCH,
     "lapse.torch.RNN": {**_TORCH, "nonlinearity": ("tanh", "relu")},
     "lapse.torch.Embedding": {

@@ -168,7 +168,6 @@ def test_pytorch_s_other_exporter_takes_sizes_that_are_known(tmp_path: Path) -> 
     close(run(x), expected)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the C++ kernel runs on the torch backend only")
 def test_a_kernel_that_is_asked_for_can_t_be_exported(tmp_path: Path) -> None:
     model = model_of(lapse_layer(LSTM, kernel="cpu"))
     model(padded())
