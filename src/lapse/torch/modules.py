@@ -375,7 +375,8 @@ class LSTM(_Recurrent):
             sequence and gate, as in Keras.
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
         generator: where the seed of each training call comes from; PyTorch's global one if None,
-            which is the only one that `torch.utils.checkpoint` sets back to draw the same again.
+            which is the only one that `torch.utils.checkpoint` sets back to draw the same again
+            (with one of its own, give it `masks=`).
         kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop. Beside it
             stands the environment variable LAPSE_KERNEL, for layers that say "auto".
 
