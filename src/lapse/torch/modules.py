@@ -289,7 +289,8 @@ class LSTM(_Recurrent):
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these;
             for all layers, or a dictionary from their numbers, the first being 0, to noise.
         generator: where the seed of each training call comes from; PyTorch's global one if None,
-            which is the only one that `torch.utils.checkpoint` sets back to draw the same again.
+            which is the only one that `torch.utils.checkpoint` sets back to draw the same again
+            (with one of its own, give it `masks=`).
         kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop. Beside it
             stands the environment variable LAPSE_KERNEL, for layers that say "auto".
 
