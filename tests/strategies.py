@@ -16,7 +16,7 @@ from lapse.noise import Schedule, Term, collect
 from lapse.rules import LAWS, SCALES, SITES
 
 # Of 500 random configurations; see conftest.py.
-SHARES = {"modules": 300, "kernels": 100, "keras": 100}
+SHARES = {"modules": 240, "kernels": 160, "keras": 100}
 # Ten thousand are so many runs of 500: pytest shows how far it is, and spreads them over processes.
 in_parts = pytest.mark.parametrize("part", range(max(1, settings().max_examples // 500)))
 
@@ -128,6 +128,10 @@ def legal_terms(draw: st.DrawFn) -> Term:
     if site in FILLED_SITES:
         fills += [st.just("mean"), st.floats(-1e6, 1e6, allow_subnormal=False)]
     return draw(_completed(site, over, draw(st.one_of(fills)), rates))
+
+
+def _percent(number: int) -> float:
+    return number / 100
 
 
 @st.composite

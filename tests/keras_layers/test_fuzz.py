@@ -69,6 +69,11 @@ class Call:
         return Cell(self.kind, self.options.get("reset_after", True))
 
     @property
+    def shows_states(self) -> bool:
+        """Whether the last states can be seen, be it on the layer only."""
+        return bool(self.options["return_state"] or self.options["stateful"])
+
+    @property
     def reverse(self) -> list[bool]:
         return [False, True] if self.merge else [self.options["go_backwards"]]
 
@@ -104,7 +109,7 @@ def calls(draw: st.DrawFn, kind: str) -> Call:
         draw(st.integers(1, 7)),
         draw(lengths),
         draw(sizes),
-        draw(st.sampled_from((None, 0.1, 0.5, 1.0))),
+        draw(st.sampled_from((None, None, 0.1, 0.3, 0.5, 1.0))),
         draw(st.booleans()),
         draw(st.booleans()) and not merge,  # Bidirectional hands on no masks
         draw(st.booleans()),
@@ -190,8 +195,9 @@ class Given:
         found = [_merged(self.call.merge, outputs, library), *lasts]
         if near is None:
             return found
-        shown = found if options["return_state"] else found[:1]
-        return [*shown, *torch.autograd.grad(weighed(shown), given, materialize_grads=True)]
+        returned = found if options["return_state"] else found[:1]
+        gradients = torch.autograd.grad(weighed(returned), given, materialize_grads=True)
+        return [*(found if self.call.shows_states else returned), *gradients]
 
     def _library(self, of_tensors: bool) -> Library:
         return (LIBRARY if of_tensors else NUMPY)._replace(
@@ -254,14 +260,22 @@ def test_a_layer_is_the_oracle(kind: str, part: int, data: st.DataObject) -> Non
         made_of_x = layer(x, **options)
         shown = list(made_of_x) if call.options["return_state"] else [made_of_x]
         leaves = [x, *(weight.value for weight in layer.trainable_weights)]
-        found = [*shown, *torch.autograd.grad(weighed(shown), leaves, materialize_grads=True)]
-        outputs = numbers.oracle(masks, states)
+        gradients = torch.autograd.grad(weighed(shown), leaves, materialize_grads=True)
+        if call.options["stateful"]:
+            shown[1:] = [state for one in carried(layer) for state in one]
         compare(
-            found,
-            outputs[: len(shown)],
+            [*shown, *gradients],
+            numbers.oracle(masks, states)[: len(shown)],
             lambda near, masks=masks, states=states: numbers.oracle(masks, states, near),
             call.options["dtype"],
         )
-        options.pop("initial_state", None)  # it goes on from where it was
-        each = STATES[kind]
-        states = [outputs[1 + n * each : 1 + (n + 1) * each] for n in range(len(call.reverse))]
+        if call.options["stateful"]:  # it goes on from where it was
+            options.pop("initial_state", None)
+            states = [[s.numpy().astype(np.float64) for s in one] for one in carried(layer)]
+
+
+def carried(layer: Any) -> list[list[torch.Tensor]]:
+    """The states that a stateful layer, or both of Bidirectional's, begin the next call with."""
+    both = isinstance(layer, keras.layers.Bidirectional)
+    each = [layer.forward_layer, layer.backward_layer] if both else [layer]
+    return [[state.value.detach().clone() for state in one.states] for one in each]
