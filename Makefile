@@ -40,10 +40,10 @@ bench: .venv/installed
 sanitize: build/address/threads.so build/thread/threads.so
 	LAPSE_SANITIZED=build/address ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	  PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py
+	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py tests/test_host.py
 	LAPSE_SANITIZED=build/thread TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
 	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
-	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py
+	  $(BIN)/python -m pytest -p sanitized --capture=sys -q tests/test_kernels.py tests/test_host.py
 
 build/address/threads.so: FLAGS := -fsanitize=address,undefined
 build/thread/threads.so: FLAGS := -fsanitize=thread

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "recurrent.h"
+#include "team.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -41,20 +42,6 @@ static const Kernels *named(const std::string &isa) {
   for (const Kernels *one : runnable())
     if (isa == one->name) return one;
   throw std::invalid_argument("this processor does not run " + isa);
-}
-
-// PyTorch's own thread pool (its stable C interface); a second pool beside it would slow both down.
-using ParallelFor = int (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
-
-// Runs each part, by the function at an address; one after the other where that is 0.
-template <class Part> static void spread(int64_t parts, uintptr_t parallel_for, Part part) {
-  auto run = [](int64_t begin, int64_t end, void *context) {
-    for (int64_t n = begin; n < end; n++) (*static_cast<Part *>(context))(n);
-  };
-  if (!parallel_for || parts == 1)
-    run(0, parts, &part);
-  else if (reinterpret_cast<ParallelFor>(parallel_for)(0, parts, 1, run, &part))
-    throw std::runtime_error("a thread of the kernel failed, for want of memory perhaps");
 }
 
 // Address; strides, of time and batch for rows, else of rows and columns.
@@ -118,13 +105,14 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / FEWEST : batch, 1));
   const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);
   const Floats packed = floats(kernels->packed_size(layer)), workspace = floats(parts * room);
-  spread(threads, parallel_for, [&](int64_t index) {
+  Team team(threads, parallel_for);
+  team.run(threads, [&](int64_t index) {
     kernels->pack(layer, backward, of_units ? parts : 1, packed.get(), index, threads);
   });
   auto through = [&](Pass pass, int64_t begin, int64_t end) {
     const int64_t at_once = of_units ? 1 : end - begin;
     for (int64_t phase = begin; phase < end; phase += at_once)
-      spread(parts, parallel_for, [&](int64_t index) {
+      team.run(parts, [&](int64_t index) {
         pass(layer, packed.get(), {index, parts, of_units}, phase, phase + at_once,
              workspace.get() + index * room);
       });
@@ -139,7 +127,7 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   for (int64_t step = 0; step < timesteps; step += layer.dz_steps) {
     const int64_t end = std::min(step + layer.dz_steps, timesteps);
     through(kernels->backward, step * phases, end * phases);
-    spread(threads, parallel_for, [&](int64_t index) {
+    team.run(threads, [&](int64_t index) {
       kernels->gradient(layer, nullptr, {index, threads, true}, step, end,
                         gradients.get() + index * sums);
     });
@@ -172,7 +160,7 @@ static void draw(uint32_t low, uint32_t high, const Words &samples, const Words 
   if (rows == 0) return;
   const int64_t parts = shares(rows * width, threads);
   nb::gil_scoped_release released;
-  spread(parts, parallel_for, [&](int64_t part) {
+  Team(parts, parallel_for).run(parts, [&](int64_t part) {
     one(counters, part * rows / parts, (part + 1) * rows / parts);
   });
 }
@@ -187,7 +175,7 @@ static void scale(Flat<const uint8_t> coins, float factor, Flat<float> out, int6
   const uint8_t *from = coins.data();
   float *to = out.data();
   nb::gil_scoped_release released;
-  spread(parts, parallel_for, [&](int64_t part) {
+  Team(parts, parallel_for).run(parts, [&](int64_t part) {
     for (int64_t n = part * size / parts; n < (part + 1) * size / parts; n++)
       to[n] = float(from[n]) * factor;
   });
@@ -213,7 +201,7 @@ static int64_t multiply_adds(const std::string &isa, int64_t rounds, int64_t thr
                              uintptr_t parallel_for) {
   const Kernels *kernels = named(isa);
   nb::gil_scoped_release released;
-  spread(threads, parallel_for, [&](int64_t) { kernels->multiply_adds(rounds); });
+  Team(threads, parallel_for).run(threads, [&](int64_t) { kernels->multiply_adds(rounds); });
   return threads * rounds * kernels->multiply_adds(1);
 }
 

@@ -275,7 +275,7 @@ _KERAS_LOOP: dict[str, tuple] = {
 _KERAS = {**_KERAS_CELL, **_KERAS_LOOP}
 _CUDNN: dict[str, tuple] = {"use_cudnn": ("auto", False)}
 LAYERS: dict[str, dict[str, tuple]] = {
-    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0,)},
+    "lapse.torch.LSTM": {**_TORCH, "proj_size": (0, 1, 3)},
     "lapse.torch.GRU": _TORCH,
     "lapse.torch.RNN": {**_TORCH, "nonlinearity": ("tanh", "relu")},
     "lapse.torch.Embedding": {
@@ -345,6 +345,10 @@ FUNCTIONS = {
     "lapse.Form": "test_forms.py",
     "lapse.LapseError": "test_noise.py",
     "lapse.PlainLoopWarning": "test_kernels.py",
+    "lapse.predict": "test_predict.py",
+    "lapse.Prediction": "test_predict.py",
+    "lapse.torch.mc_dropout": "test_predict.py",
+    "lapse.keras.mc_dropout": "keras_layers/test_mc.py",
     "lapse.torch.convert": "test_torch_convert.py",
     "lapse.torch.to_native": "test_torch_convert.py",
     "lapse.keras.convert": "keras_layers/test_convert.py",

@@ -20,9 +20,9 @@ spec.loader.exec_module(module)
 sys.modules["lapse.kernels._cpu"] = module
 
 from lapse.kernels.cpu import extension  # noqa: E402
-from lapse.torch import pointers  # noqa: E402
+from lapse.torch import memory  # noqa: E402
 
 assert extension() is module
 threads = ctypes.CDLL(str(folder / "threads.so"))
 address = ctypes.cast(threads.parallel_for, ctypes.c_void_p).value
-pointers._parallel_for = lambda: address  # type: ignore[assignment]
+memory._parallel_for = lambda: address  # type: ignore[assignment]

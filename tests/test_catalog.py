@@ -126,6 +126,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "option", "value"), OPTIONS, ids=str)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_each_option_of_pytorch_s_means_the_same(name: str, option: str, value: Any) -> None:
     """In evaluation, and from the same random numbers the same weights."""
     where, _, kind = name.rpartition(".")

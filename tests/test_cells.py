@@ -65,7 +65,7 @@ def assert_apart(found: tuple, plain: tuple, what: str) -> None:
 def native(cell: catalog.Cell, given: catalog.Problem) -> nn.Module:
     """PyTorch's own module with the weights of a problem, its gate order written out here."""
     features, units = given.x.shape[2], given.state[0].shape[1]
-    W, U, b = given.weights
+    W, U, b, _ = given.weights
     module = MODULES[cell.name](features, units, bias=b is not None, batch_first=True).double()
     order = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}[cell.name]
 
@@ -167,7 +167,7 @@ def test_gradients_against_finite_differences(cell: catalog.Cell, name: str) -> 
     towards = [random.normal(size=part.shape) for part in outputs]
 
     problem = as_torch(given, grad=True)
-    tensors = (problem.x, *problem.weights, *problem.state)
+    tensors = (problem.x, *problem.weights[:3], *problem.state)
     results = run(cell, problem, as_torch(drawn), library=LIBRARY)
     loss = sum((a * torch.tensor(b)).sum() for a, b in zip(results, towards, strict=True))
     found = torch.autograd.grad(loss, tensors)
@@ -177,7 +177,7 @@ def test_gradients_against_finite_differences(cell: catalog.Cell, name: str) -> 
         return float(sum((a * b).sum() for a, b in zip(results, towards, strict=True)))
 
     step = 1e-5
-    for array, gradient in zip((given.x, *given.weights, *given.state), found, strict=True):
+    for array, gradient in zip((given.x, *given.weights[:3], *given.state), found, strict=True):
         expected = np.empty_like(array)
         for at in np.ndindex(array.shape):
             kept = array[at]
@@ -315,7 +315,7 @@ def test_gradients_of_padding(cell: catalog.Cell, name: str, side: str) -> None:
 
     def gradients(x: np.ndarray) -> tuple:
         problem = as_torch(given._replace(x=x), grad=True)
-        tensors = (problem.x, *problem.weights, *problem.state)
+        tensors = (problem.x, *problem.weights[:3], *problem.state)
         y, *last = run(
             cell, problem, as_torch(drawn), library=LIBRARY, running=torch.tensor(running)
         )
@@ -340,7 +340,7 @@ def test_zoneout_of_the_cell_is_gate_noise() -> None:
     """c: f' = d + (1-d) f and i' = (1-d) i, while h reads the un-zoned c."""
     given = catalog.problem(catalog.LSTM, batch=7, timesteps=7)
     drawn = draws(catalog.LSTM, "c:0.4@BTF>prev", given)
-    W, U, b = given.weights
+    W, U, b, _ = given.weights
     h, c = given.state
     outputs = []
     for t in range(7):
@@ -358,7 +358,7 @@ def test_zoneout_of_a_gru_is_gate_noise(cell: catalog.Cell) -> None:
     """z' = d + (1-d) z: as if the masks of z came from outside, (d + (1-d) z) / z."""
     given = catalog.problem(cell, batch=7, timesteps=1)
     drawn = draws(cell, "s:0.4@BTF>prev", given)
-    W, U, b = given.weights
+    W, U, b, _ = given.weights
     b = b if b.ndim == 2 else np.stack([b, np.zeros_like(b)])
     z = given.x[:, 0] @ W + b[0] + given.state[0] @ U + b[1]
     z = 1 / (1 + np.exp(-np.split(z, 3, axis=1)[0]))
@@ -383,7 +383,7 @@ def test_rnn_drop_is_one_mask_on_the_cell() -> None:
     """m (f c + i g) = (m f) c + (m i) g: the term at c fills the slots of i and f."""
     given = catalog.problem(catalog.LSTM, batch=7, timesteps=7)
     drawn = draws(catalog.LSTM, "c:0.4@BTF!exp", given)
-    W, U, b = given.weights
+    W, U, b, _ = given.weights
     h, c = given.state
     outputs = []
     for t in range(7):
@@ -463,7 +463,7 @@ def test_what_reads_which_mask(cell: catalog.Cell, slot: str) -> None:
         expected = run(cell, given._replace(x=np.zeros_like(given.x)))
         assert_close((y, *last), expected)
     elif slot == "h":
-        W, U, b = given.weights
+        W, U, b, _ = given.weights
         unlinked = given._replace(weights=Weights(W, np.zeros_like(U), b))
         assert_close((y, *last), run(cell, unlinked))
     else:

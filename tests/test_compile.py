@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from lapse.torch import GRU, LSTM, RNN
+from torch_support import flat, in_every_module
 
 NOISES = {
     LSTM: [
@@ -75,3 +77,32 @@ def test_the_default_compiler_takes_it_too() -> None:
         step(compiled, layer, x, masks=masks), step(layer, layer, x, masks=masks), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@in_every_module
+def test_one_graph_serves_every_batch_and_time(ours: type, training: bool) -> None:
+    """Of a stack with dropout between its layers; unmarked sizes need one more, the first."""
+    stack = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "noise": "h:.4@BFG y:.2@BTF"}
+    for marked, graphs in ((True, 1), (False, 2)):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        layer, counter = ours(5, 7, batch_first=True, **stack).train(training), CompileCounter()
+        compiled = torch.compile(layer, fullgraph=True, backend=counter)
+        for batch, timesteps in ((3, 6), (4, 9), (2, 31), (7, 5)):
+            x = torch.randn(batch, timesteps, 5)
+            if marked:
+                torch._dynamo.mark_dynamic(x, (0, 1))
+            torch.manual_seed(3)
+            found = flat(compiled(x))
+            torch.manual_seed(3)
+            for one, other in zip(found, flat(layer(x)), strict=True):
+                torch.testing.assert_close(one, other)
+        assert counter.frame_count == graphs
+
+
+def test_what_the_kernel_cannot_do_compiles_too() -> None:
+    """The warning of it comes at compilation, and breaks no graph."""
+    layer, x = RNN(5, 7, nonlinearity="relu", noise="h:.5@BF").eval(), torch.randn(6, 3, 5)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], layer(x)[0])

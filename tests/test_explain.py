@@ -70,10 +70,10 @@ def test_shapes_are_those_of_the_masks(cell: Cell, name: str) -> None:
     kinds = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
     layer = kinds[cell.name](3, 5, noise=NOISE[name])
     text = lapse.explain(layer)
-    drawn = masks.draw(layer.plan, 1, batch=2, timesteps=7, features=3, units=5)
+    drawn = masks.draw(layer.plans()[0][0], 1, batch=2, timesteps=7, features=3, units=5)
     found = dict(re.findall(r"^(\S+) acts on .*\n.*\n.*a mask of \((.*)\);$", text, flags=re.M))
-    assert set(found) == {str(one.term) for _, draws in layer.plan.slots for one in draws}
-    for slot, draws in layer.plan.slots:
+    assert set(found) == {str(one.term) for _, draws in layer.plans()[0][0].slots for one in draws}
+    for slot, draws in layer.plans()[0][0].slots:
         names = {2: "batch", 7: "timesteps"} if slot not in "WU" else {}
         apart = [found[str(one.term)].split(", ") for one in draws]
         together = [next((n for n in sizes if n != "1"), "1") for sizes in zip(*apart, strict=True)]
@@ -101,7 +101,7 @@ def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the device meta" in last(LSTM(3, 4, device="meta"))
     asked = last(LSTM(3, 4, kernel="reference"))
     assert asked == "Runs on the plain loop, for kernel=reference asks for it."
-    forced = last(LSTM(3, 4, kernel="cpu").to(torch.bfloat16))
+    forced = last(LSTM(3, 4, kernel="cpu").to(torch.float64))
     assert forced.startswith("Can't run: kernel=cpu asks for the C++ kernel") and "auto" in forced
     monkeypatch.setattr(dispatch, "extension", lambda: None)
     assert "installed without a C++ compiler" in last(GRU(3, 4))

@@ -137,7 +137,7 @@ class Hand:
         self.problem = catalog.problem(
             cell, batch=BATCH, timesteps=STEPS, features=FEATURES, units=UNITS, bias=bias
         )
-        W, U, b = self.problem.weights
+        W, U, b, _ = self.problem.weights
         rows = np.atleast_2d(b)
         self.W = [W[:, k * UNITS : (k + 1) * UNITS] for k in range(cell.gates)]
         self.U = [U[:, k * UNITS : (k + 1) * UNITS] for k in range(cell.gates)]

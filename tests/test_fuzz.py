@@ -24,9 +24,10 @@ import catalog
 from catalog import CELLS, LAYERS, Cell, Problem, problem, quiet_plan
 from lapse import masks as drawing
 from lapse.cells import NUMPY, Weights, unroll
+from lapse.kernels import addresses
 from lapse.kernels.cpu import extension
 from lapse.plan import Masks
-from lapse.torch import fused, pointers
+from lapse.torch import fused
 from lapse.torch.drawing import draw_seed
 from lapse.torch.plain import LIBRARY
 from strategies import in_parts, lengths, noises, seeds, share, sizes
@@ -96,8 +97,10 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
         # Where float32 and float64 disagree about the sign of a number near 0, relu's gradients are
         # as far apart as can be.
         options["dtype"] = "float64"
-    if options["dtype"] == "float64" and options["kernel"] == "cpu":
-        options["kernel"] = "auto"  # the kernel says that it has no such type
+    if options.get("proj_size", 0) >= options["hidden_size"]:
+        options["proj_size"] = 0  # as PyTorch has it
+    if options["dtype"] == "float64" or options.get("proj_size"):
+        options["kernel"] = "auto"  # the C++ kernel says that it can't
     if options["num_layers"] == 1:
         options["dropout"] = 0.0  # PyTorch warns that it does nothing
     room = {
@@ -137,11 +140,13 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
     terms = f"h:{call.options['recurrent_dropout']}@BFG {call.noise}"
     directions = 1 + module.bidirectional
     sizes = {"batch": call.batch, "timesteps": call.timesteps, "units": module.hidden_size}
+    sizes["projected"] = module.proj_size
     drawn = []
     for layer in range(module.num_layers):
         between = f" x:{call.options['dropout']}@BTF" if layer else ""
         made = quiet_plan(terms + between, module.cell)
-        features = module.hidden_size * directions if layer else module.input_size
+        outputs = (module.proj_size or module.hidden_size) * directions
+        features = outputs if layer else module.input_size
         for direction in range(directions):
             own = {"features": features, "layer": layer, "direction": direction}
             drawn.append(
@@ -188,11 +193,10 @@ class Given:
             return random.normal(size=shape).astype(dtype).astype(np.float64)
 
         count = module.num_layers * (1 + module.bidirectional)
+        widths = [module.proj_size or module.hidden_size]
+        widths += [module.hidden_size] if module.cell == "LSTM" else []
         self.x = some(call.batch, call.timesteps, module.input_size)
-        self.states = [
-            some(count, call.batch, module.hidden_size)
-            for _ in range(call.state * (1 + (module.cell == "LSTM")))
-        ]
+        self.states = [some(count, call.batch, width) for width in widths if call.state]
         self.parameters = arrays_of(module)
         self.lengths = self.running = None
         if call.layout in ("lengths", "packed"):
@@ -351,8 +355,8 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
         return results(reference, cell, moved, masks, torch.float64, **options)
 
     with pytest.MonkeyPatch.context() as forced, threads(call.threads):
-        forced.setattr(pointers, "shares_units", lambda *_: call.shares_units)
-        forced.setattr(pointers, "instruction_set", lambda: call.instructions)
+        forced.setattr(addresses, "shares_units", lambda *_: call.shares_units)
+        forced.setattr(addresses, "instruction_set", lambda: call.instructions)
         found = results(fused.unroll, cell, numbers, masks, torch.float32, **options)
     y, last = unroll(
         cell.name,

@@ -19,14 +19,16 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_python_runs_as_written(number, tmp_path):
     environment = {"KERAS_BACKEND": "torch", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-W", "error", "-c", BLOCKS[number]]
+    # Keras's torch backend calls np.array on tensors, whose __array__ is not NumPy 2's yet.
+    not_ours = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    command = [sys.executable, "-W", "error", "-W", not_ours, "-c", BLOCKS[number]]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_there_is_a_block_for_keras_and_one_for_pytorch():
-    assert ["lapse.keras" in block for block in BLOCKS] == [True, False]
-    assert ["lapse.torch" in block for block in BLOCKS] == [False, True]
+def test_there_are_blocks_for_keras_and_one_for_pytorch():
+    assert ["lapse.keras" in block for block in BLOCKS] == [True, False, True]
+    assert ["lapse.torch" in block for block in BLOCKS] == [False, True, False]
 
 
 def test_the_error_is_the_real_one():

@@ -244,7 +244,7 @@ def test_evaluation_is_the_plain_layer_or_the_expectation(ours: type, name: str)
     x = torch.randn(9, 3, 7, dtype=torch.float64)
     found = flat(module(x))
     tolerance = catalog.TOLERANCE["float64"].values
-    constants = drawing.expected(module.plan)
+    constants = drawing.expected(module.plans()[0][0])
     if constants == Masks():
         assert_close(found, flat(plain(x)), tolerance)
         return
@@ -318,7 +318,9 @@ def test_seeds_of_draw_masks(ours: type) -> None:
     """The seed is that of `lapse.masks.draw`: stored seeds repeat masks in any framework."""
     module = ours(7, 5, noise="x:0.5@BTF h:0.25@BFG")
     drawn = module.draw_masks(3, 9, seed=2**63 + 5)
-    expected = drawing.draw(module.plan, 2**63 + 5, batch=3, timesteps=9, features=7, units=5)
+    expected = drawing.draw(
+        module.plans()[0][0], 2**63 + 5, batch=3, timesteps=9, features=7, units=5
+    )
     assert torch.equal(drawn.x, torch.tensor(expected.x))
     assert torch.equal(drawn.h, torch.tensor(expected.h))
     assert drawn.y is None
@@ -419,7 +421,7 @@ def test_recurrent_dropout_is_kerass(ours: type) -> None:
     torch.manual_seed(0)
     one, other = ours(7, 5, recurrent_dropout=0.3), ours(7, 5, noise="h:0.3@BFG")
     other.load_state_dict(one.state_dict())
-    assert one.plan == other.plan
+    assert one.plans()[0] == other.plans()[0]
     assert one.noise == other.noise == "h:0.3@BFG"
     x = torch.randn(9, 3, 7)
     results = []
@@ -477,7 +479,7 @@ def test_copies_after_training(ours: type, how: str) -> None:
         file.seek(0)
         other = torch.load(file, weights_only=False)
     assert repr(other) == repr(module)
-    assert other.plan == module.plan
+    assert other.plans()[0][0] == module.plans()[0][0]
     results = []
     for one in (module, other):
         torch.manual_seed(3)
@@ -641,12 +643,6 @@ def test_states_of_the_wrong_kind(ours: type, hx: Any) -> None:
     """A pair for a GRU or one tensor for an LSTM is the mistake of whoever swaps the layer."""
     with pytest.raises(LapseError, match="hx"):
         ours(7, 5)(torch.zeros(9, 3, 7), hx)
-
-
-def test_projections_are_not_there_yet() -> None:
-    """nn.LSTM alone takes proj_size."""
-    with pytest.raises(LapseError, match="proj_size=3"):
-        LSTM(7, 5, proj_size=3)
 
 
 @pytest.mark.parametrize(

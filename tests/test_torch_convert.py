@@ -81,12 +81,12 @@ def test_noise_that_acts_in_evaluation_has_no_way_back() -> None:
 
 
 def test_what_cant_be_converted_leaves_the_model_as_it_was() -> None:
-    projected = nn.Sequential(nn.LSTM(7, 5, proj_size=3))
-    with pytest.raises(LapseError, match="proj_size=3"):
-        lapse.torch.convert(projected)
+    model = nn.Sequential(nn.LSTM(7, 5, proj_size=3), nn.GRU(3, 5))
     with pytest.raises(LapseError, match="not a noise term"):
-        lapse.torch.convert(Tagger(nn.LSTM), noise="half")
-    assert type(projected[0]) is nn.LSTM
+        lapse.torch.convert(model, noise="half")
+    with pytest.raises(LapseError, match=r"c:0\.5@BTF>prev"):  # a GRU has no cell state
+        lapse.torch.convert(model, noise="c:.5@BTF>prev")
+    assert [type(one) for one in model] == [nn.LSTM, nn.GRU]
 
 
 def test_subclasses_stay_what_they_are() -> None:

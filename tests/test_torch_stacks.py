@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import catalog
@@ -210,6 +214,69 @@ def test_a_compiled_stack_is_the_eager_one() -> None:
     for one, other in zip([*found, *back[0]], [*expected, *back[1]], strict=True):
         torch.testing.assert_close(one, other)
     torch.compiler.reset()
+
+
+# As a module among modules.
+
+WHOLE: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "noise": NOISE}
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@in_every_module
+def test_copies_of_a_stack_after_training(ours: type, how: str) -> None:
+    torch.manual_seed(0)
+    module, x = ours(7, 5, **WHOLE), torch.randn(9, 3, 7)
+    module(x)[0].sum().backward()
+    other = copy.deepcopy(module) if how == "deepcopy" else pickle.loads(pickle.dumps(module))
+    results = []
+    for one in (module, other):
+        torch.manual_seed(3)
+        results.append(flat(one(x)))
+    for one, copied in zip(*results, strict=True):
+        assert torch.equal(one, copied)
+    with torch.no_grad():
+        other.weight_hh_l1_reverse.zero_()
+    assert (module.weight_hh_l1_reverse != 0).any()
+
+
+@in_every_module
+def test_functional_call_reaches_every_layer_and_direction(ours: type) -> None:
+    torch.manual_seed(0)
+    one, other, x = ours(7, 5, **WHOLE), ours(7, 5, **WHOLE), torch.randn(9, 3, 7)
+    masks = one.draw_masks(3, 9)
+    expected = flat(other(x, masks=masks))
+    found = flat(functional_call(one, dict(other.named_parameters()), (x,), {"masks": masks}))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one(x, masks=masks)[0], found[0])
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [parametrizations.weight_norm, parametrizations.spectral_norm],
+    ids=["weight", "spectral"],
+)
+@in_every_module
+def test_gradients_reach_what_weights_are_made_of(ours: type, norm: Any) -> None:
+    torch.manual_seed(0)
+    module, x = ours(7, 5, **WHOLE), torch.randn(9, 3, 7)
+    for name in ("weight_hh_l0", "weight_hh_l1_reverse"):
+        norm(module, name)
+    module.eval()  # a spectral norm moves on at each call in training
+    masks = module.draw_masks(3, 9)
+    (y, _), plain = module(x, masks=masks), {}
+    for name, value in module.state_dict().items():
+        if "parametrizations" not in name:
+            plain[name] = value
+    for name in ("weight_hh_l0", "weight_hh_l1_reverse"):
+        plain[name] = getattr(module, name)
+    other = ours(7, 5, **WHOLE)
+    other.load_state_dict(plain, strict=True)
+    assert torch.equal(y, other(x, masks=masks)[0])
+    y.square().sum().backward()
+    for name in ("weight_hh_l0", "weight_hh_l1_reverse"):
+        for original in module.parametrizations[name].parameters():
+            assert (original.grad != 0).any()
 
 
 # Mistakes.

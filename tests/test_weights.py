@@ -66,7 +66,7 @@ def test_from_pytorch_and_back(cell: catalog.Cell, bias: bool, features: int, un
 
 def keras_cell(cell: catalog.Cell, x: np.ndarray, weights: Weights, state: tuple) -> np.ndarray:
     """Keras's documented steps: i f c o for LSTM, z r h for GRU with reset_after, by name."""
-    kernel, recurrent, bias = weights
+    kernel, recurrent, bias, _ = weights
     units = recurrent.shape[0]
 
     def sigmoid(a: np.ndarray) -> np.ndarray:

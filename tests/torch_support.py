@@ -149,7 +149,7 @@ def weights_of(
     module: Any, arrays: dict[str, Any], library: cells.Library = cells.NUMPY
 ) -> list[Weights]:
     """The weights of each layer and direction, from arrays by the names of the parameters."""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
     ends = [
         f"l{layer}{end}"
         for layer in range(module.num_layers)

@@ -23,5 +23,7 @@ from lapse.forms import WeightDrop as WeightDrop
 from lapse.forms import Zoneout as Zoneout
 from lapse.noise import Term as Term
 from lapse.noise import parse as parse
+from lapse.predict import Prediction as Prediction
+from lapse.predict import predict as predict
 
 __version__ = "0.1.0"

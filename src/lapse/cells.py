@@ -11,6 +11,7 @@ k_c and k_h say how far a state moves from its old value to its new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,14 @@ class Weights(NamedTuple):
     """kernel (features, gates*units), recurrent_kernel (units, gates*units), bias or None.
 
     The bias is (gates*units,), for GRU with reset_after (2, gates*units): input row, recurrent row.
+    An LSTM may have a projection of its hidden state, (units, projected), as in Sak et al. 2014,
+    arXiv:1402.1128; h then has `projected` numbers, and recurrent_kernel as many rows.
     """
 
     kernel: Any
     recurrent_kernel: Any
     bias: Any = None
+    projection: Any = None
 
 
 class Library(NamedTuple):
@@ -43,12 +47,16 @@ class Library(NamedTuple):
     scan: Callable  # like `plain_scan`'s
 
 
-def lstm(x: Any, h: Any, c: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
+def lstm(
+    x: Any, h: Any, c: Any, U: Any, b: Any, m: Masks, lib: Library, projection: Any = None
+) -> tuple:
     """x: (batch, 4*units) projection of the input, bias with it; h, c: (batch, units)."""
     i, f, g, o = lib.split(x + read(h, U, m.h, lib), 4, -1)
     i, f, o = drop(lib.sigmoid(i), m.i), drop(lib.sigmoid(f), m.f), drop(lib.sigmoid(o), m.o)
     c_new = f * c + i * drop(lib.tanh(g), m.g)
     h_new = o * lib.tanh(c_new)
+    if projection is not None:
+        h_new = h_new @ projection
     return update(h, h_new, m.k_h), update(c, c_new, m.k_c)
 
 
@@ -153,7 +161,8 @@ def unroll(
         cell: "LSTM", "GRU" or "SimpleRNN".
         x: (batch, timesteps, features), at least one step.
         masks: from `masks.draw` or `masks.expected`; arrays of x's library and dtype.
-        initial_state: h, for LSTM h and c, each (batch, units); zeros by default.
+        initial_state: h, for LSTM h and c, each (batch, units); zeros by default. With a projection
+            h is (batch, projected).
         running: (batch, timesteps) booleans, False where a step is padding: it holds state and
             output, the output being 0 before the first running step.
         reset_after: which GRU; see `gru` and `gru_reset_before`.
@@ -164,20 +173,23 @@ def unroll(
     """
     W, U, b = drop(weights.kernel, masks.W), drop(weights.recurrent_kernel, masks.U), weights.bias
     bias, recurrent_bias = (b[0], b[1]) if b is not None and len(b.shape) == 2 else (b, None)
-    gates, units = len(GATES[cell]), U.shape[0]
+    gates, outputs = len(GATES[cell]), U.shape[0]
     steps: dict[str, Callable] = {
         "LSTM": lstm,
         "GRU": gru if reset_after else gru_reset_before,
         "SimpleRNN": simple_rnn,
     }
     one_step = steps[cell]
+    if weights.projection is not None:
+        one_step = partial(lstm, projection=weights.projection)
+    if initial_state is None:
+        widths = (outputs, U.shape[1] // gates)[: STATES[cell]]
+        initial_state = tuple(library.zeros((x.shape[0], width), x) for width in widths)
     per_gate = masks.h is not None and not isinstance(masks.h, float) and masks.h.shape[2] > 1
     if per_gate or one_step is gru_reset_before:
         U = library.split(U, gates, -1)
     if running is not None:
         x = library.where(running[..., None], x, 0)  # whatever stands in padding stays there
-    if initial_state is None:
-        initial_state = (library.zeros((x.shape[0], units), x),) * STATES[cell]
 
     inputs = {"x": library.swapaxes(_project(x, W, bias, masks.x, gates, library), 0, 1)}
     if running is not None:
@@ -205,7 +217,7 @@ def unroll(
         keep = now["running"][:, None]
         return tuple(library.where(keep, a, b) for a, b in zip(new, carry, strict=True))
 
-    y = library.zeros((x.shape[0], units), x)
+    y = library.zeros((x.shape[0], outputs), x)
     (_, *state), ys = library.scan(step, (y, *initial_state), inputs)
     if reverse:
         ys = library.flip(ys, 0)

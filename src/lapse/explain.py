@@ -6,7 +6,7 @@ from typing import Any
 
 from lapse.errors import LapseError
 from lapse.noise import Term
-from lapse.plan import GATES, Draw
+from lapse.plan import GATES, Draw, Plan
 
 _WHERE = {
     "x": "what it reads of its input",
@@ -42,27 +42,40 @@ def explain(layer: Any) -> str:
     from lapse.kernels.cpu import instruction_set
     from lapse.kernels.dispatch import decide
 
-    if not hasattr(layer, "runs"):
+    if not hasattr(layer, "plans"):
         raise LapseError(
             f"{type(layer).__name__} is no recurrent layer of lapse; explain takes an LSTM, GRU, "
             "RNN or SimpleRNN of lapse.torch or lapse.keras."
         )
-    sizes, obstacle = layer.runs()
-    first: dict[Draw, str] = {}  # where noise fills several slots, its mask is the same in all
-    for slot, draws in layer.plan.slots:
-        for one in draws:
-            first.setdefault(one, slot)
-    terms = " ".join(str(one.term) for one in first)
-    lines = [f"{type(layer).__name__} with {f'the noise {terms}' if terms else 'no noise'}."]
-    lines += _of_stack(layer)
-    for one, slot in first.items():
-        lines += _of_term(one, slot, layer.plan.cell, sizes)
+    plans, lines = layer.plans(), []
+    if isinstance(layer.noise, dict):
+        lines += [
+            f"{type(layer).__name__} whose layers have noise of their own.",
+            *_of_stack(layer),
+        ]
+        for number, (plan, sizes) in enumerate(plans):
+            lines += _of_layer(f"Layer {number}", plan, sizes)
+    else:
+        said, *of_terms = _of_layer(type(layer).__name__, *plans[0])
+        lines += [said, *_of_stack(layer), *of_terms]
     try:
-        kernel, why, _ = decide(obstacle, layer.kernel)
+        kernel, why, _ = decide(layer.obstacle(), layer.kernel)
     except LapseError as error:
         return "\n".join([*lines, f"Can't run: {error}"])
     name = f"the C++ kernel ({instruction_set()})" if kernel == "cpu" else "the plain loop"
     return "\n".join([*lines, f"Runs on {name}, for {why}."])
+
+
+def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:
+    first: dict[Draw, str] = {}  # where noise fills several slots, its mask is the same in all
+    for slot, draws in plan.slots:
+        for one in draws:
+            first.setdefault(one, slot)
+    terms = " ".join(str(one.term) for one in first)
+    lines = [f"{name} with {f'the noise {terms}' if terms else 'no noise'}."]
+    for one, slot in first.items():
+        lines += _of_term(one, slot, plan.cell, sizes)
+    return lines
 
 
 def _of_stack(layer: Any) -> list[str]:
@@ -71,7 +84,10 @@ def _of_stack(layer: Any) -> list[str]:
     if layers * directions == 1:
         return []
     each = [f"{layers} layers"] * (layers > 1) + ["2 directions"] * (directions > 1)
-    lines = [f"{' and '.join(each)}, with masks of their own; sizes are those of the first."]
+    apart = f"{' and '.join(each)}, with masks of their own"
+    if isinstance(layer.noise, dict):
+        return [f"{apart}."]
+    lines = [f"{apart}; sizes are those of the first."]
     if layers > 1 and layer.dropout:
         lines.append(f"Layers after the first have x:{layer.dropout}@BTF besides, from dropout=.")
     return lines

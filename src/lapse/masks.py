@@ -29,7 +29,7 @@ from lapse.errors import LapseError
 from lapse.kernels.cpu import extension
 from lapse.noise import Axis, Term
 from lapse.philox import WORD, philox
-from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams
+from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams, width
 
 SHARED = WORD
 _RELAXED_TEMPERATURE = 0.1  # of the concrete law, as in Gal, Hron, Kendall 2017, arXiv:1705.07832
@@ -43,6 +43,7 @@ def draw(
     timesteps: Any,
     features: int,
     units: int,
+    projected: int = 0,
     samples: Any = None,
     layer: int = 0,
     direction: int = 0,
@@ -55,6 +56,7 @@ def draw(
         plan: the slots to fill.
         seed: a whole number in [0, 2**64), or its low and high 32-bit words as a pair.
         batch, timesteps, features, units: the sizes of the call.
+        projected: the size of h where it is a projection of the units; else 0.
         samples: (batch,) whole numbers that identify the samples; 0, 1, ... by default. A part of
             a batch drawn with its own numbers gets the masks it has in the whole.
         layer, direction: their streams are independent; layer < 65536, direction < 16.
@@ -73,10 +75,10 @@ def draw(
     rows = arrays.range(batch) if samples is None else arrays.words(samples)
 
     def mask(slot: str, one: Draw) -> Any:
+        numbers = width(slot, features=features, units=units, projected=projected)
         if slot in "WU":
-            return stream.weight(one, features if slot == "W" else units, gates * units)
-        width = features if slot == "x" else units
-        return stream.mask(one, rows, timesteps, gates, width)
+            return stream.weight(one, numbers, gates * units)
+        return stream.mask(one, rows, timesteps, gates, numbers)
 
     filled = {}
     for slot, draws in plan.slots:
@@ -107,13 +109,14 @@ def shape(
     features: int,
     units: int,
     gates: int,
+    projected: int = 0,
 ) -> tuple[Any, ...]:
     """The shape of a slot's mask, as `draw` makes it."""
     axes = {axis for one in draws for axis in one.term.axes}
-    width = features if slot in "xW" else units
+    numbers = width(slot, features=features, units=units, projected=projected)
     if slot in "WU":
-        return (width if "I" in axes else 1, gates * units if "O" in axes else 1)
-    sizes = {"B": batch, "T": timesteps, "G": gates, "F": width}
+        return (numbers if "I" in axes else 1, gates * units if "O" in axes else 1)
+    sizes = {"B": batch, "T": timesteps, "G": gates, "F": numbers}
     return tuple(size if axis in axes else 1 for axis, size in sizes.items())
 
 

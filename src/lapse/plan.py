@@ -97,13 +97,27 @@ def plan(noise: object, cell: str) -> Plan:
     return _plan(terms, cell)
 
 
-def check_masks(masks: Masks, plan: Plan, *, timesteps: Any, units: int, **sizes: Any) -> None:
+def width(slot: str, *, features: Any, units: int, projected: int = 0) -> Any:
+    """How many numbers the mask of a slot has for a sample; for W and U, for a column.
+
+    Args:
+        projected: of how many the hidden state is, where it is a projection of the units; else 0.
+    """
+    if slot in ("x", "W"):
+        return features
+    return projected or units if slot in ("h", "U", "k_h", "y") else units
+
+
+def check_masks(
+    masks: Masks, plan: Plan, *, batch: Any, timesteps: Any, units: int, **sizes: Any
+) -> None:
     """Checks masks that a user gives to a layer; a slot may be left empty.
 
     Args:
         masks: as `masks.draw` makes them.
         plan: of the layer.
-        timesteps, units, batch, features: the sizes of the call; None where one is not known yet.
+        batch, timesteps, units, features, projected: the sizes of the call; None where one is not
+            known yet.
 
     Raises:
         LapseError: for a slot that the layer doesn't use, or a shape that doesn't fit.
@@ -118,8 +132,8 @@ def check_masks(masks: Masks, plan: Plan, *, timesteps: Any, units: int, **sizes
                 f"the masks hold one for {slot}, where this layer has no noise (its noise is "
                 f"'{' '.join(map(str, plan.terms))}'); give masks from its own draw_masks."
             )
-        width = sizes["features"] if slot in "xW" else units
-        full = (width, gates * units) if slot in "WU" else (sizes["batch"], timesteps, gates, width)
+        numbers = width(slot, units=units, **sizes)
+        full = (numbers, gates * units) if slot in "WU" else (batch, timesteps, gates, numbers)
         shape = tuple(mask.shape)
         fits = len(shape) == len(full) and all(
             size in (1, whole, None) or whole is None

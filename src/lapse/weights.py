@@ -17,23 +17,32 @@ from lapse.cells import Weights
 
 
 def from_torch(
-    cell: str, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any, *, concatenate: Callable
+    cell: str,
+    weight_ih: Any,
+    weight_hh: Any,
+    bias_ih: Any,
+    bias_hh: Any,
+    weight_hr: Any = None,
+    *,
+    concatenate: Callable,
 ) -> Weights:
     """PyTorch's arrays as `Weights`; both biases None for a layer without.
 
     Args:
+        weight_hr: (projected, units), of an LSTM with `proj_size`.
         concatenate: the arrays' own `concatenate(arrays, axis)`, e.g. `numpy.concatenate`.
     """
     if cell == "GRU":
         weight_ih = _swap_gates(weight_ih, concatenate)
         weight_hh = _swap_gates(weight_hh, concatenate)
-    kernel, recurrent_kernel = weight_ih.T, weight_hh.T
-    if bias_ih is None:
-        return Weights(kernel, recurrent_kernel)
-    if cell != "GRU":
-        return Weights(kernel, recurrent_kernel, bias_ih + bias_hh)
-    rows = [_swap_gates(bias, concatenate)[None] for bias in (bias_ih, bias_hh)]
-    return Weights(kernel, recurrent_kernel, concatenate(rows, 0))
+    bias = None
+    if bias_ih is not None and cell == "GRU":
+        rows = [_swap_gates(bias, concatenate)[None] for bias in (bias_ih, bias_hh)]
+        bias = concatenate(rows, 0)
+    elif bias_ih is not None:
+        bias = bias_ih + bias_hh
+    projection = None if weight_hr is None else weight_hr.T
+    return Weights(weight_ih.T, weight_hh.T, bias, projection)
 
 
 def to_torch(cell: str, weights: Weights, *, concatenate: Callable) -> tuple[Any, Any, Any, Any]:

@@ -183,28 +183,29 @@ def test_no_number_is_never_right() -> None:
 def test_a_worker_that_stops_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_race, "BACKENDS", ("torch",))
     found = keras_race.race("NoSuchCell", TINY, 0.0, 1)
-    assert not found.times and set(found.missing) == {"Keras on torch", "lapse"}
-    assert "Keras on torch stopped: " in found.missing["lapse"]
-    assert "NoSuchCell" in found.missing["lapse"]
+    assert not found.times and set(found.missing) == {"Keras on torch", "lapse on torch"}
+    assert "Keras on torch stopped: " in found.missing["lapse on torch"]
+    assert "NoSuchCell" in found.missing["lapse on torch"]
     monkeypatch.setattr(keras_race, "find_spec", lambda package: None)
     rows = run.keras("LSTM", S1, 1)
     assert [row.note for row in rows] == ["not measured: keras is not installed"] * 2
 
 
-@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
-def test_keras_takes_turns(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras_race, "BACKENDS", ("torch",))
-    found = keras_race.race(cell, TINY, 0.0, 1)
-    assert {name: len(taken) for name, taken in found.times.items()} == {
-        "Keras on torch": timing.FEWEST,
-        "lapse": timing.FEWEST,
-    }
-    assert 0 < found.errors["lapse"] < check.TOLERANCE
+@pytest.mark.parametrize("backend", keras_race.BACKENDS)
+def test_keras_takes_turns(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, ours = f"Keras on {backend}", f"lapse on {backend}"
+    monkeypatch.setattr(keras_race, "BACKENDS", (backend,))
+    found = keras_race.race("GRU", TINY, 0.0, 1)
+    assert not found.missing
+    assert {n: len(taken) for n, taken in found.times.items()} == dict.fromkeys(
+        (stock, ours), timing.FEWEST
+    )
+    assert 0 < found.errors[ours] < check.TOLERANCE
     monkeypatch.setattr(keras_race, "race", lambda *_: found)
-    (row,) = run.keras(cell, S1, 1)
-    assert row.subject == "lapse" and row.ms and row.peer == "Keras on torch" and not row.wrong
-    found.errors["lapse"] = float("inf")
-    (row,) = run.keras(cell, S1, 1)
+    (row,) = run.keras("GRU", S1, 1)
+    assert row.subject == ours and row.ms and row.peer == stock and not row.wrong
+    found.errors[ours] = float("inf")
+    (row,) = run.keras("GRU", S1, 1)
     assert row.wrong and row.ms is None
 
 

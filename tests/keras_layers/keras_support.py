@@ -60,6 +60,8 @@ BACKEND_CASES = (
     else [(cell, noise) for cell, noise in FORM_CASES if cell.reset_after]
     + [(GRU_RESET_BEFORE, EVERYWHERE)]
 )
+# Those of the plain loop, which is tested on PyTorch itself in every case.
+PLAIN_CASES = FORM_CASES if EVERY_CASE else BACKEND_CASES
 
 
 def noise_of(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 from keras import ops
 from keras_support import BATCH, FEATURES, TIMESTEPS, UNITS, array, close, seed_state
 
+import lapse.keras
 from lapse.keras import GRU, LSTM, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell
 
 LAYERS = (LSTM, GRU, SimpleRNN)
@@ -175,3 +177,110 @@ def test_padding_may_stand_anywhere_and_be_all_there_is(kind: type, x: np.ndarra
     model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Masking(), layer])
     padded = np.where(PADDING[..., None], x, 0)
     close(model.predict(padded, verbose=0), y)
+
+
+# B2: Keras's functional models put their own `training` in the place of the one that a layer was
+# called with, so that the usual recipe for dropout in evaluation is lost in `predict`.
+IN_EVALUATION: dict[str, Any] = {
+    **{kind.__name__: lambda kind=kind: kind(UNITS, recurrent_dropout=0.4) for kind in LAYERS},
+    "Dropout": lambda: lapse.keras.Dropout(0.5),
+    "Dropout with a noise_shape": lambda: lapse.keras.Dropout(0.5, noise_shape=(None, 1, None)),
+    "SpatialDropout1D": lambda: lapse.keras.SpatialDropout1D(0.5),
+    "TimestepDropout": lambda: lapse.keras.TimestepDropout(0.5),
+    "Embedding": lambda: lapse.keras.Embedding(31, 3, noise="emb:.5@BV"),
+}
+
+
+def functional(layer: Any, **call: Any) -> Any:
+    """The layer, and behind it batch normalization, which must not train."""
+    words = isinstance(layer, lapse.keras.Embedding)
+    inputs = keras.Input((TIMESTEPS,) if words else (TIMESTEPS, FEATURES))
+    return keras.Model(inputs, keras.layers.BatchNormalization()(layer(inputs, **call)))
+
+
+def varies(model: Any, x: np.ndarray) -> bool:
+    """Whether two evaluations differ, which has to be so in all the ways to evaluate, or in none;
+    and nothing but noise is as in training.
+    """
+    normal = model.layers[-1]
+    before = [array(weight) for weight in normal.weights]
+    found = {
+        (array(one) != array(other)).any()
+        for one, other in (
+            (model(x), model(x)),
+            (model(x, training=False), model(x, training=False)),
+            (model.predict(x, verbose=0), model.predict(x, verbose=0)),
+        )
+    }
+    for weight, was in zip(normal.weights, before, strict=True):
+        assert (array(weight) == was).all()
+    assert len(found) == 1
+    return found.pop()
+
+
+@pytest.mark.parametrize("name", IN_EVALUATION)
+def test_training_that_a_functional_model_was_made_with_holds_in_evaluation(
+    name: str, x: np.ndarray, tmp_path: Path
+) -> None:
+    """B2; in copies and files of the model too."""
+    given = np.arange(BATCH * TIMESTEPS).reshape(BATCH, TIMESTEPS) if name == "Embedding" else x
+    model = functional(IN_EVALUATION[name](), training=True)
+    model.save(tmp_path / "model.keras")
+    copies = [keras.models.clone_model(model), keras.models.load_model(tmp_path / "model.keras")]
+    for one in (model, *copies):
+        assert varies(one, given)
+    assert not varies(functional(IN_EVALUATION[name]()), given)
+    assert not varies(functional(IN_EVALUATION[name](), training=False), given)
+
+
+def test_evaluate_draws_where_the_model_was_made_to(x: np.ndarray) -> None:
+    """B2."""
+    model = functional(LSTM(UNITS, dropout=0.5), training=True)
+    model.compile(loss="mse")
+    losses = [model.evaluate(x, np.zeros((BATCH, UNITS)), verbose=0) for _ in range(2)]
+    assert losses[0] != losses[1]
+
+
+def test_a_layer_may_stand_in_evaluation_with_noise_and_without(x: np.ndarray) -> None:
+    """B2: what holds is what each place of a shared layer was called with."""
+    layer, inputs = GRU(UNITS, recurrent_dropout=0.4), keras.Input((TIMESTEPS, FEATURES))
+    model = keras.Model(inputs, [layer(inputs), layer(inputs, training=True), layer(inputs)])
+    quiet, noisy, again = model.predict(x, verbose=0)
+    assert (quiet == again).all()
+    assert (quiet != noisy).any()
+    trained = [array(one) for one in model(x, training=True)]
+    assert (trained[0] != trained[1]).any() and (trained[0] != quiet).any()
+    close(layer(x), quiet)  # called with numbers, it is asked each time
+    assert (array(layer(x, training=True)) != quiet).any()
+    assert (array(layer(x, keep_noise=True)) != quiet).any()
+
+
+def test_a_cell_in_a_functional_model_too(x: np.ndarray) -> None:
+    """B2."""
+    cell, step, state = GRUCell(UNITS, dropout=0.5), keras.Input((FEATURES,)), keras.Input((UNITS,))
+    model = keras.Model([step, state], cell(step, state, training=True)[0])
+    given = [x[:, 0], np.zeros((BATCH, UNITS), "f")]
+    assert (model.predict(given, verbose=0) != model.predict(given, verbose=0)).any()
+
+
+def test_what_keras_itself_calls_with_training_needs_mc_dropout(x: np.ndarray) -> None:
+    """B2 in a wrapper or model of Keras's own, whose call is not ours to keep."""
+    inputs = keras.Input((TIMESTEPS, FEATURES))
+    both = keras.layers.Bidirectional(LSTM(UNITS, recurrent_dropout=0.4))
+    model = keras.Model(inputs, both(inputs, training=True))
+    one, other = model.predict(x, verbose=0), model.predict(x, verbose=0)
+    assert (one == other).all()
+    with lapse.keras.mc_dropout(model):
+        assert (model.predict(x, verbose=0) != one).any()
+
+
+def test_converted_models_keep_what_they_were_made_with(x: np.ndarray) -> None:
+    """B2: there it takes effect, and on the way back it is Keras's `training` again."""
+    model = functional(keras.layers.LSTM(UNITS, dropout=0.4), training=True)
+    ours = lapse.keras.convert(model)
+    assert varies(ours, x)
+    back = lapse.keras.to_native(ours)
+    assert type(back.layers[1]) is keras.layers.LSTM
+    assert (array(back(x)) != array(back(x))).any()
+    (node,) = back.layers[1]._inbound_nodes
+    assert node.arguments.kwargs == {"training": True}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from keras import ops
 from keras_support import (
-    BACKEND,
     BACKEND_CASES,
     BATCH,
     EVERY_CASE,
     EVERYWHERE,
     FORM_CASES,
     PER_STEP,
+    PLAIN_CASES,
     SIZES,
     TIMESTEPS,
     UNITS,
@@ -86,6 +86,8 @@ PADDED: dict[str, dict[str, Any]] = {
     "zeros in padding, last output": {"return_state": True, "zero_output_for_mask": True},
 }
 
+
+KERNEL = pytest.mark.parametrize("kernel", ["auto", "reference"])
 
 # Where each case is compiled, those that evaluate as without noise are left to one layer.
 EVALUATED = [
@@ -203,8 +205,19 @@ def test_one_training_step_gives_keras_s_weights(cell: Cell) -> None:
 
 @pytest.mark.parametrize(("cell", "noise"), BACKEND_CASES, ids=ids(BACKEND_CASES))
 def test_outputs_are_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> None:
+    are_the_oracle_s(cell, noise)
+
+
+@pytest.mark.parametrize(("cell", "noise"), PLAIN_CASES, ids=ids(PLAIN_CASES))
+def test_those_of_the_plain_loop_are_too(cell: Cell, noise: str) -> None:
+    are_the_oracle_s(cell, noise, kernel="reference")
+
+
+def are_the_oracle_s(cell: Cell, noise: str, **options: Any) -> None:
+    """Outputs and states on the same masks."""
     given = problem(cell)
-    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, return_state=True))
+    options |= {"return_sequences": True, "return_state": True}
+    layer = given.give(lapse_layer(cell, noise_of(noise), **options))
     masks = frozen_masks(cell, noise_of(noise), given.x, UNITS)
     outputs, *states = array(layer(given.x, training=True, masks=on_backend(masks)))
     y, state = oracle(cell, given, masks)
@@ -213,23 +226,28 @@ def test_outputs_are_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> N
         close(found, expected, what="state")
 
 
+@KERNEL
 @pytest.mark.parametrize(("cell", "noise"), EVALUATED, ids=ids(EVALUATED))
-def test_evaluation_is_the_oracle_s_with_the_expected_masks(cell: Cell, noise: str) -> None:
+def test_evaluation_is_the_oracle_s_with_the_expected_masks(
+    cell: Cell, noise: str, kernel: str
+) -> None:
     """Terms that scale at evaluation, and zoneout's mean step, are easily left out there."""
     given = problem(cell)
-    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True))
+    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, kernel=kernel))
     y, _ = oracle(cell, given, drawing.expected(quiet_plan(noise_of(noise), cell)))
     close(layer(given.x), y)
 
 
+@KERNEL
 @CELL
-def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell) -> None:
+def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell, kernel: str) -> None:
     """All noise side by side in one model, so that a backend compiles once."""
     noises = [EVERYWHERE, PER_STEP]
     if EVERY_CASE:
         noises += [noise for own, noise in FORM_CASES if own == cell]
     given = problem(cell)
-    layers = [lapse_layer(cell, noise_of(noise), return_sequences=True) for noise in noises]
+    options = {"return_sequences": True, "kernel": kernel}
+    layers = [lapse_layer(cell, noise_of(noise), **options) for noise in noises]
     given.give(*layers)
     masks = [frozen_masks(cell, noise_of(noise), given.x, UNITS) for noise in noises]
     target = np.random.default_rng(1).normal(size=(BATCH, TIMESTEPS, UNITS)).astype("f")
@@ -240,11 +258,13 @@ def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell) -> None:
             close(a, b, "gradients", f"{noise}: {name}")
 
 
+@KERNEL
 @CELL
 @pytest.mark.parametrize("options", ["backwards", "no bias", "unrolled", "state"])
-def test_noise_goes_with_every_option(cell: Cell, options: str) -> None:
+def test_noise_goes_with_every_option(cell: Cell, options: str, kernel: str) -> None:
     """The masks of a layer that goes backwards stand in the order of its input."""
-    chosen = {"return_sequences": True, "return_state": True, **OPTIONS[options]}
+    both = {"return_sequences": True, "return_state": True, "kernel": kernel}
+    chosen = {**both, **OPTIONS[options]}
     given = problem(cell, bias=chosen.get("use_bias", True))
     layer = given.give(lapse_layer(cell, EVERYWHERE, **chosen))
     masks = frozen_masks(cell, EVERYWHERE, given.x, UNITS)
@@ -270,11 +290,12 @@ def test_sizes_of_one_are_not_taken_for_shared_axes(cell: Cell, sizes: tuple) ->
     close(found, oracle(cell, given, masks)[0])
 
 
+@KERNEL
 @CELL
-def test_noise_and_padding_together(cell: Cell) -> None:
+def test_noise_and_padding_together(cell: Cell, kernel: str) -> None:
     given = problem(cell, batch=len(PADDING))
     noise = EVERYWHERE + " " + PER_STEP
-    layer = given.give(lapse_layer(cell, noise, return_sequences=True))
+    layer = given.give(lapse_layer(cell, noise, return_sequences=True, kernel=kernel))
     masks = frozen_masks(cell, noise, given.x, UNITS)
     outputs = array(layer(given.x, mask=RUNNING, training=True, masks=on_backend(masks)))
     expected, _ = oracle(cell, given, masks, running=RUNNING)
@@ -379,25 +400,6 @@ def test_every_form_is_in_the_cases() -> None:
     assert covered == set(forms.FORMS) - {forms.EmbeddingDropout}
 
 
-@CELL
-@pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
-def test_the_kernel_runs_where_there_is_one(cell: Cell, backwards: bool) -> None:
-    """kernel="cpu" raises where it can't run: in training, with padding, and in evaluation."""
-    given = problem(cell)
-    layer = lapse_layer(cell, EVERYWHERE, kernel="cpu", go_backwards=backwards)
-    if BACKEND != "torch":
-        with pytest.raises(LapseError, match="it runs on Keras's torch backend only"):
-            layer(given.x)
-        return
-    for training in (True, False):
-        for mask in (None, RUNNING[:BATCH]):
-            layer(given.x, mask=mask, training=training)
-    with pytest.raises(LapseError, match="activations are tanh and sigmoid"):
-        lapse_layer(cell, kernel="cpu", activation="relu")(given.x)
-    with pytest.raises(LapseError, match="kernel='gpu' is unknown"):
-        lapse_layer(cell, kernel="gpu")
-
-
 def test_a_saved_layer_keeps_its_kernel() -> None:
     layer = lapse_layer(LSTM, kernel="reference")
     assert type(layer).from_config(layer.get_config()).kernel == "reference"
@@ -410,9 +412,8 @@ def test_a_layer_is_explained_once_it_knows_its_sizes() -> None:
     layer.build((None, TIMESTEPS, 3))
     text = lapse.explain(layer)
     assert "x:0.5@BF acts on what it reads of its input" in text and "(batch, 1, 1, 3)" in text
-    why = "its activations are tanh and sigmoid" if BACKEND == "torch" else "torch backend only"
-    assert text.splitlines()[-1].startswith("Runs on the plain loop, for") and why in text
-    if BACKEND == "torch":
-        right = lapse_layer(LSTM)
-        right.build((None, TIMESTEPS, 3))
-        assert "Runs on the C++ kernel" in lapse.explain(right)
+    assert text.splitlines()[-1].startswith("Runs on the plain loop, for")
+    assert "its activations are tanh and sigmoid" in text
+    right = lapse_layer(LSTM)
+    right.build((None, TIMESTEPS, 3))
+    assert "Runs on the C++ kernel" in lapse.explain(right)

@@ -1,4 +1,4 @@
-"""Keras's own layers on every backend, and lapse's: each backend in a process of its own."""
+"""Keras's own layers and lapse's on every backend, each backend in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from lapse.bench.cases import Shape
 from lapse.bench.timing import interleave
 
 BACKENDS = ("torch", "jax", "tensorflow")
-OURS = "lapse"
 
 
 @dataclass
 class Race:
-    """By name: the seconds of each training step, how far lapse's layer lies from the plain loop,
-    and why something was not measured.
+    """By name, "Keras on torch" or "lapse on torch": the seconds of each training step, how far
+    lapse's layer lies from the plain loop, and why something was not measured.
     """
 
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -89,7 +88,7 @@ def race(cell: str, shape: Shape, seconds: float, threads: int) -> Race:
     steps: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:
         for backend in BACKENDS:
-            names = {f"Keras on {backend}": False, **({OURS: True} if backend == "torch" else {})}
+            names = {f"Keras on {backend}": False, f"lapse on {backend}": True}
             models = [(name, ours, cell, shape) for name, ours in names.items()]
             why = not_installed(backend)
             if why is None:

@@ -78,27 +78,71 @@ def error(layer: Any, x: Any) -> float:
 
     Relative to the largest entry, or to 1; with the same masks.
     """
+    import numpy as np
     import torch
+    from keras import ops
 
+    import lapse.torch
     from lapse.bench.check import worst
+    from lapse.cells import Weights
     from lapse.plan import Masks
+    from lapse.weights import to_torch
 
     masks = layer.draw_masks(*x.shape[:2], seed=3)
-    exact = {"dtype": "float64", "kernel": "reference"}
-    twin = type(layer).from_config({**layer.get_config(), **exact})
-    twin.build(x.shape)
-    twin.set_weights(layer.get_weights())
-    torch.manual_seed(2)
-    dy = torch.randn(*x.shape[:2], layer.units)
+    dy = np.random.default_rng(2).normal(size=(*x.shape[:2], layer.units)).astype(np.float32)
 
-    def results(layer: Any, dtype: Any) -> list[Any]:
-        leaf = torch.tensor(x, dtype=dtype, requires_grad=True)
-        own = Masks(*(m.to(dtype) if isinstance(m, torch.Tensor) else m for m in masks))
-        output = layer(leaf, masks=own, training=True)
+    def double(value: Any) -> Any:
+        return torch.tensor(ops.convert_to_numpy(value), dtype=torch.float64, requires_grad=True)
+
+    exact: dict[str, Any] = {"dtype": torch.float64, "kernel": "reference", "batch_first": True}
+    terms = list(layer.plan.terms)
+    twin = getattr(lapse.torch, layer.kind)(x.shape[2], layer.units, noise=terms, **exact)
+    leaves = [double(x), *map(double, layer.get_weights())]
+    weights = to_torch(layer.kind, Weights(*leaves[1:]), concatenate=torch.cat)
+    names = [name for name, _ in twin.named_parameters()]
+    given = {"masks": Masks(*(mask if mask is None else double(mask) for mask in masks))}
+    by_name = dict(zip(names, weights, strict=True))
+    output, _ = torch.func.functional_call(twin, by_name, (leaves[0],), given)
+    of_leaves = torch.autograd.grad(output, leaves, torch.tensor(dy, dtype=torch.float64))
+    found = [ops.convert_to_numpy(result) for result in results(layer, x, masks, dy)]
+    return worst(map(torch.tensor, found), [output, *of_leaves])
+
+
+def results(layer: Any, x: Any, masks: Any, dy: Any) -> list[Any]:
+    """The output of a layer, and the gradients of its input and weights."""
+    import keras
+    from keras import ops
+
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        leaf = torch.tensor(x, requires_grad=True)
+        output = layer(leaf, masks=masks, training=True)
         leaves = [leaf, *(weight.value for weight in layer.trainable_weights)]
-        return [output, *torch.autograd.grad(output, leaves, dy.to(dtype))]
+        return [output, *torch.autograd.grad(output, leaves, torch.tensor(dy))]
+    if backend == "jax":
+        import jax
 
-    return worst(results(layer, torch.float32), results(twin, torch.float64))
+        others = [variable.value for variable in layer.non_trainable_variables]
+
+        def call(x: Any, weights: Any) -> Any:
+            given: dict[str, Any] = {"masks": masks, "training": True}
+            return layer.stateless_call(weights, others, x, **given)[0]
+
+        values = [variable.value for variable in layer.trainable_variables]
+        output, back = jax.vjp(call, ops.convert_to_tensor(x), values)
+        of_x, of_weights = back(ops.convert_to_tensor(dy))
+        return [output, of_x, *of_weights]
+    import tensorflow as tf
+
+    leaf = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(leaf)
+        output = layer(leaf, masks=masks, training=True)
+        loss = tf.reduce_sum(output * dy)
+    values = [variable.value for variable in layer.trainable_variables]
+    return [output, *tape.gradient(loss, [leaf, *values])]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 import lapse
 from lapse.kernels.cpu import extension, instruction_set
-from lapse.torch.pointers import pool
+from lapse.torch.memory import pool
 
 PACKAGES = ("torch", "keras", "jax", "tensorflow", "tensorflow-cpu", "numpy")
 BUSY = 0.5

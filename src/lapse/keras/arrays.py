@@ -1,7 +1,7 @@
 """The arrays of Keras's backends: what drawing masks and running cells take from them.
 
-Inside a compiled graph of JAX or TensorFlow the seed is no number yet, so the graph draws;
-everywhere else NumPy does. The bits are the same.
+Inside a compiled graph of JAX or TensorFlow the seed is no number yet, so the graph draws, or calls
+NumPy when it calls the C++ kernels too; everywhere else NumPy does. The bits are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from lapse import arrays, cells, masks
+from lapse import arrays, cells, masks, packing
+from lapse.keras.exporting import exporting
 from lapse.kernels import choose
 from lapse.noise import Term
 from lapse.philox import WORD
@@ -112,20 +113,40 @@ def draw(plan: Plan, seed: Any, dtype: str, *, packed: bool = False, **sizes: An
 
     Args:
         seed: a whole number, or the pair that a `keras.random.SeedGenerator` gives.
-        packed: whether the torch backend may give what `lapse.torch.drawing.tensors` does, which
-            `unroll` takes.
+        packed: whether masks are drawn for the C++ kernels, with `Coins` or `Fleeting` among them.
         sizes: batch, timesteps, features, units and direction, as for `masks.draw`.
     """
     on, seed = _drawn_on(seed)
-    if packed and keras.backend.backend() == "torch":
-        from lapse.torch.drawing import tensors
-
-        return tensors(plan, seed, **sizes)
+    if packed:
+        return _packed(plan, seed, sizes, in_a_graph=on in _GRAPHS.values())
 
     def tensor(mask: Any) -> Any:
         return None if mask is None else ops.convert_to_tensor(mask, dtype)
 
     return Masks(*map(tensor, masks.draw(plan, seed, arrays=on, **sizes)))
+
+
+def _packed(plan: Plan, seed: Any, sizes: dict[str, Any], in_a_graph: bool) -> Masks:
+    if keras.backend.backend() == "torch":
+        from lapse.torch.drawing import tensors
+
+        return tensors(plan, seed, **sizes)
+    if not in_a_graph:
+        drawn = packing.packed(plan, masks.draw(plan, seed, **sizes, packed=True))
+        return packing.unpacked(packing.scales(plan), map(ops.convert_to_tensor, drawn))
+    made: Masks = _on_backend().draw(plan, seed, **{"direction": 0, **sizes})
+    return made
+
+
+def _on_backend() -> Any:
+    """The kernels as functions of JAX or TensorFlow."""
+    if keras.backend.backend() == "jax":
+        from lapse.keras import on_jax
+
+        return on_jax
+    from lapse.keras import on_tensorflow
+
+    return on_tensorflow
 
 
 def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> Any:
@@ -162,40 +183,78 @@ def _in_a_graph(seed: Any) -> bool:
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
+def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) -> str:
+    """The kernel for a call, "cpu" or "reference".
+
+    Args:
+        masks: those that the layer was given.
+        kernel: what it asks for; see `kernels.choose`.
+    """
+    if keras.backend.backend() == "torch" and x.device.type == "meta":
+        return "reference"  # Keras asks for the shapes, with any loop
+    why_not, leaving = obstacle(x, cell, masks, state), exporting()
+    if leaving and why_not is None:
+        why_not = "the model is being exported, to run where there is no lapse"
+    return choose(why_not, kernel, expected=leaving)
+
+
 def unroll(
     kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:
-    """`cells.unroll` with the weights of a Keras cell, on the C++ kernels where they can run.
+    """`cells.unroll` with the weights of a Keras cell, on the kernel that was `chosen`.
 
     Args:
-        kernel: what the layer asks for; see `kernels.choose`.
         call: initial_state, running and reverse.
     """
-    weights_of, on_torch = weights(cell), keras.backend.backend() == "torch"
     call["reset_after"] = getattr(cell, "reset_after", True)
-    only_shapes = on_torch and x.device.type == "meta"  # Keras asks for them with any loop
-    why_not = obstacle(x, cell, masks, call["initial_state"])
-    if not only_shapes and choose(why_not, kernel, expected=not on_torch) == "cpu":
+    if kernel == "reference":
+        masks = Masks(*(_cast(mask, x.dtype) for mask in masks))
+        return cells.unroll(kind, x, weights(cell), masks, **call, library=library(cell, scan))
+    if keras.backend.backend() == "torch":
         from lapse.torch import fused
 
-        return fused.unroll(kind, x, weights_of, masks, **call)
-    if on_torch:
-        from lapse.torch import plain
+        return fused.unroll(kind, x, weights(cell), masks, **call)
+    from lapse.keras import fused as in_ops
 
-        masks = plain.floats(masks, x)
-    return cells.unroll(kind, x, weights_of, masks, **call, library=library(cell, scan))
+    return in_ops.unroll(kind, x, weights(cell), masks, **call, layer=_on_backend().layer)
 
 
-def obstacle(x: Any, cell: Any, masks: Masks, state: Any) -> str | None:
+def _cast(mask: Any, dtype: Any) -> Any:
+    return mask if mask is None or isinstance(mask, float) else ops.cast(mask, dtype)
+
+
+def obstacle(x: Any, cell: Any, masks: Masks, state: tuple | None) -> str | None:
     """What about a call the C++ kernels can't do, in words; None if nothing."""
-    if keras.backend.backend() != "torch":
-        return "it runs on Keras's torch backend only"
-    from lapse.torch import fused
+    own = has_own_activations(cell)
+    if keras.backend.backend() == "torch":
+        from lapse.torch import fused
 
-    own = cell.activation is keras.activations.tanh and (
+        return fused.obstacle(x, weights(cell), masks, state, activations=own)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype not in ("float32", "float16", "bfloat16"):
+        return f"it computes in float32, and was given {dtype}"
+    if (device := _accelerator()) is not None:
+        return f"the backend runs on {device}"
+    return None if own else "its activations are tanh and sigmoid"
+
+
+def has_own_activations(cell: Any) -> bool:
+    """Whether a cell has the activations of the C++ kernels."""
+    return cell.activation is keras.activations.tanh and (
         getattr(cell, "recurrent_activation", None) in (None, keras.activations.sigmoid)
     )
-    return fused.obstacle(x, weights(cell), masks, state, activations=own)
+
+
+def _accelerator() -> str | None:
+    """What JAX or TensorFlow runs on, if it isn't the processor."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        platform = str(jax.default_backend())
+        return None if platform == "cpu" else platform
+    import tensorflow as tf
+
+    return "gpu" if tf.config.list_logical_devices("GPU") else None
 
 
 def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:

@@ -55,7 +55,12 @@ class _Cell(Noisy):
         )
 
     def call(
-        self, inputs: Any, states: Any, training: bool = False, masks: Masks | None = None
+        self,
+        inputs: Any,
+        states: Any,
+        training: bool = False,
+        masks: Masks | None = None,
+        keep_noise: bool = False,
     ) -> tuple[Any, Any]:
         """One step.
 
@@ -65,6 +70,7 @@ class _Cell(Noisy):
             training: whether to draw noise. Outside `keras.layers.RNN` each call draws its own
                 masks unless they are given.
             masks: drop masks from `draw_masks`.
+            keep_noise: as for `lapse.keras.LSTM`.
 
         Returns:
             The output (batch, units), and the new states, nested like `states`.
@@ -74,7 +80,7 @@ class _Cell(Noisy):
             self.kind,
             ops.cast(inputs[:, None], self.compute_dtype),
             arrays.weights(self),
-            self._masks(inputs, training, masks),
+            self._masks(inputs, self.draws(inputs, training, keep_noise), masks),
             initial_state=tuple(states) if nested else (states,),
             reset_after=getattr(self, "reset_after", True),
             library=arrays.library(self, arrays.once),
@@ -92,7 +98,8 @@ class _Cell(Noisy):
     # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
     # them the masks stand in the context of its call, which ends with it even when the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
-        if self._context().get("training") and self.plan.slots:
+        training = self._context().get("training")
+        if self.plan.slots and self.draws(step_input, training):
             self._context()[self._name] = self.draw_masks(ops.shape(step_input)[0])
 
     def reset_dropout_mask(self) -> None:

@@ -10,6 +10,7 @@ import keras
 from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import cells, layers
+from lapse.keras.kept import KeepsNoise
 from lapse.noise import Term, collect
 
 _KINDS: dict[str, Any] = {
@@ -121,7 +122,8 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
         if model.built:
             made.build_from_config(model.get_build_config())
     elif isinstance(model, keras.Sequential) or hasattr(model, "operations"):
-        made = keras.models.clone_model(model, clone_function=copied, recursive=True)
+        calls = {} if isinstance(model, keras.Sequential) else {"call_function": _called}
+        made = keras.models.clone_model(model, clone_function=copied, recursive=True, **calls)
     else:
         raise LapseError(
             f"{type(model).__name__} is a subclassed model, whose code says which layers it makes; "
@@ -135,6 +137,12 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
     if model.built:
         made.set_weights(model.get_weights())
     return made
+
+
+def _called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(layer, KeepsNoise) and kwargs.pop("keep_noise", False):
+        kwargs["training"] = True
+    return layer(*args, **kwargs)
 
 
 def _everywhere(config: Any, exchanged: Callable[[Config], Config]) -> Any:

@@ -14,24 +14,30 @@ from keras import ops
 from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
+from lapse.keras.kept import KeepsNoise
 from lapse.noise import Term
 from lapse.plan import plan
 
 
-class _Drop:
+class _Drop(KeepsNoise):
     """In front of a Keras dropout layer: draws the masks of `term`, a term at the site x."""
 
     term: Term
     seed_generator: Any
     compute_dtype: str
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    @property
+    def noisy(self) -> bool:
+        return self.term.rate != 0
+
+    def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
         """Drops in training.
 
         Args:
             inputs: (batch, timesteps, features); or (batch, ..., features) to
                 drop over "BTF".
             training: whether to drop.
+            keep_noise: whether to drop in evaluation too; see `lapse.keras.LSTM`.
         """
         if self.term.over != "BTF" and len(inputs.shape) != 3:
             raise LapseError(
@@ -41,7 +47,7 @@ class _Drop:
         noise = plan(self.term if self.term.rate else None, "LSTM")
         if not noise.slots:
             return inputs
-        if not training:
+        if not self.draws(inputs, training, keep_noise):
             factor = masks.expected(noise).x
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
@@ -94,7 +100,8 @@ class Dropout(_Drop, keras.layers.Dropout):
             )
         self.term = term
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
+        training = self.draws(inputs, training, keep_noise)
         if self.noise_shape is not None:
             return super(_Drop, self).call(inputs, training=training)
         return super().call(inputs, training=training)

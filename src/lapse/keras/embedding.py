@@ -9,11 +9,12 @@ from keras import ops
 
 from lapse import masks
 from lapse.keras import arrays
+from lapse.keras.kept import KeepsNoise
 from lapse.noise import collect
 
 
 @keras.saving.register_keras_serializable(package="lapse")
-class Embedding(keras.layers.Embedding):
+class Embedding(KeepsNoise, keras.layers.Embedding):
     """`keras.layers.Embedding` with `noise=`: whole rows of the table are dropped in training.
 
     Args:
@@ -40,18 +41,23 @@ class Embedding(keras.layers.Embedding):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    @property
+    def noisy(self) -> bool:
+        return bool(self.terms)
+
+    def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
         """Looks up rows.
 
         Args:
             inputs: (batch, ...) whole numbers in [0, input_dim).
             training: whether to drop.
+            keep_noise: whether to drop in evaluation too; see `lapse.keras.LSTM`.
 
         Returns:
             (batch, ..., output_dim).
         """
         rows = super().call(inputs)
-        if not (training and self.terms):
+        if not (self.terms and self.draws(inputs, training, keep_noise)):
             return rows * masks.expected_rows(self.terms)
         batch, *shape = ops.shape(inputs)
         kept = arrays.draw_rows(
@@ -69,7 +75,9 @@ class Embedding(keras.layers.Embedding):
             factors = ops.reshape(ops.take_along_axis(kept, flat, axis=1), (batch, *shape))
         return rows * factors[..., None]
 
-    def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+    def compute_output_spec(
+        self, inputs: Any, training: bool = False, keep_noise: bool = False
+    ) -> Any:
         return super().compute_output_spec(inputs)
 
     def get_config(self) -> dict[str, Any]:

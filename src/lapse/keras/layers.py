@@ -1,7 +1,6 @@
 """`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
 
-On the torch backend they run on the C++ kernels where these can, else and elsewhere on the plain
-loop of `cells.py`.
+They run on the C++ kernels where these can, else on the plain loop of `cells.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
 from lapse.kernels import check_kernel
-from lapse.plan import Masks, check_masks
+from lapse.kernels.cpu import extension
+from lapse.plan import Masks, Plan, check_masks
 
 
 class _Passed(NamedTuple):
@@ -50,6 +50,12 @@ class _Recurrent(Noisy):
             )
         # Bidirectional would hand both layers to a vendor kernel, which knows no noise.
         self.use_cudnn = False
+        if keras.backend.backend() == "tensorflow" and self._calls_numpy():
+            self.supports_jit = False  # XLA can't
+
+    def _calls_numpy(self) -> bool:
+        usual = extension() is not None and arrays.has_own_activations(self.cell)
+        return usual and self.kernel != "reference"
 
     def draw_masks(self, batch: Any, timesteps: Any, seed: Any = None) -> Masks:
         """Draws the masks of one training call.
@@ -70,12 +76,16 @@ class _Recurrent(Noisy):
         self._know_sizes()
         return self._draw(batch, timesteps, seed)
 
-    def runs(self) -> tuple[dict[str, int], str | None]:
-        """For `lapse.explain`: sizes, and what keeps the layer from the C++ kernel."""
+    def plans(self) -> list[tuple[Plan, dict[str, int]]]:
+        """The plan of the layer, with its sizes, as `lapse.explain` needs them."""
+        self._know_sizes()
+        return [(self.plan, {"features": self.cell.kernel.shape[0], "units": self.units})]
+
+    def obstacle(self) -> str | None:
+        """What keeps the layer from the C++ kernel, in words; None if nothing."""
         self._know_sizes()
         like = ops.convert_to_tensor(self.cell.kernel)
-        why_not = arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
-        return {"features": self.cell.kernel.shape[0], "units": self.units}, why_not
+        return arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
 
     def _know_sizes(self) -> None:
         if not self.built:
@@ -104,6 +114,7 @@ class _Recurrent(Noisy):
         mask: Any = None,
         training: bool = False,
         masks: Masks | None = None,
+        keep_noise: bool = False,
     ) -> Any:
         """Runs the layer.
 
@@ -113,6 +124,8 @@ class _Recurrent(Noisy):
             mask: (batch, timesteps) booleans, False where a step is padding.
             training: whether to draw noise.
             masks: drop masks from `draw_masks`, used in training and evaluation alike.
+            keep_noise: whether to draw in evaluation too; training=True means it where a layer is
+                called to make a functional model.
 
         Raises:
             LapseError: for masks that don't fit.
@@ -123,7 +136,10 @@ class _Recurrent(Noisy):
             mask = getattr(sequences, "_keras_mask", None)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
-            sequences, initial_state, mask=passed, training=training
+            sequences,
+            initial_state,
+            mask=passed,
+            training=self.draws(sequences, training, keep_noise),
         )
 
     def inner_loop(
@@ -136,32 +152,35 @@ class _Recurrent(Noisy):
             sequences, self.compute_dtype
         )  # Keras leaves whole numbers as they are
         batch, timesteps, features = ops.shape(sequences)
+        state = tuple(initial_state)
+        kernel = arrays.chosen(sequences, self.cell, given or Masks(), state, self.kernel)
         if given is not None:
             known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
             check_masks(given, self.plan, **known, features=features, units=self.units)
             drawn = given
         elif training and self.plan.slots:
-            drawn = self._draw(batch, timesteps, packed=True)
+            drawn = self._draw(batch, timesteps, packed=kernel == "cpu")
         else:
             drawn = masks.expected(self.plan)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
-            initial_state = [ops.copy(state) for state in initial_state]
-        outputs, state = arrays.unroll(
+            state = tuple(map(ops.copy, state))
+        outputs, last = arrays.unroll(
             self.kind,
             sequences,
             self.cell,
             drawn,
-            self.kernel,
-            initial_state=tuple(initial_state),
+            kernel,
+            initial_state=state,
             running=running,
             reverse=self.go_backwards,
         )
         if running is not None and self.zero_output_for_mask:
             outputs = ops.where(running[..., None], outputs, 0)
         if not self.go_backwards:
-            return outputs[:, -1], outputs, list(state)
-        last = outputs[:, 0]  # Keras gives the steps in the order in which they ran
-        return last, ops.flip(outputs, axis=1) if self.return_sequences else outputs, list(state)
+            return outputs[:, -1], outputs, list(last)
+        # Keras gives the steps in the order in which they ran.
+        turned = ops.flip(outputs, axis=1) if self.return_sequences else outputs
+        return outputs[:, 0], turned, list(last)
 
     def get_config(self) -> dict[str, Any]:
         # SimpleRNN's own leaves the seed out.
@@ -180,8 +199,9 @@ class LSTM(_Recurrent, keras.layers.LSTM):
 
     Args:
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
-        kernel: "auto", or by force "cpu", the C++ kernel of the torch backend, or "reference", the
-            plain loop. For layers that say "auto", the environment variable LAPSE_KERNEL does.
+        kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop, which XLA
+            compiles on TensorFlow. For layers that say "auto", the environment variable
+            LAPSE_KERNEL does.
 
     `dropout` and `recurrent_dropout` mean what they mean in Keras 3: one mask per sequence, for
     both per gate as soon as `recurrent_dropout` is above 0. Rates outside [0, 1) raise.

@@ -6,11 +6,12 @@ import inspect
 from typing import Any
 
 from lapse.forms import KerasDropout
+from lapse.keras.kept import KeepsNoise
 from lapse.noise import collect
 from lapse.plan import Plan, plan
 
 
-class Noisy:
+class Noisy(KeepsNoise):
     """Mixin in front of a Keras recurrent layer or cell; adds `noise=` to its arguments.
 
     Attributes:
@@ -29,6 +30,10 @@ class Noisy:
         super().__init__(*args, **kwargs)
         self.noise = " ".join(map(str, added))
         self.plan: Plan = made
+
+    @property
+    def noisy(self) -> bool:
+        return bool(self.plan.slots)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "noise": self.noise}  # type: ignore[misc]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lapse.torch import ops, plain
-from lapse.torch.pointers import direct
+from lapse.torch.memory import direct
 
 Again = Callable[[], Tensor] | None
 

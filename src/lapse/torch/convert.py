@@ -12,7 +12,7 @@ from lapse.torch.modules import GRU, LSTM, RNN
 
 _OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
-_ADDED = ("recurrent_dropout", "generator", "kernel", "noise", "plan", "_between", "_ones")
+_ADDED = ("recurrent_dropout", "generator", "kernel", "noise", "_between", "_ones")
 
 
 def convert(model: nn.Module, noise: Any = None, recurrent_dropout: float = 0.0) -> nn.Module:
@@ -27,7 +27,7 @@ def convert(model: nn.Module, noise: Any = None, recurrent_dropout: float = 0.0)
         noise, recurrent_dropout: of each module that is exchanged, as for `lapse.torch.LSTM`.
 
     Raises:
-        LapseError: for noise that one of the modules can't have, and for `proj_size`.
+        LapseError: for noise that one of the modules can't have.
     """
     made = copy.deepcopy(model)
     for module in made.modules():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lapse import masks
 from lapse.arrays import NumpyArrays
-from lapse.plan import GATES, Coins, Draw, Fleeting, Masks, Plan, plan
-from lapse.torch.pointers import direct, pool
+from lapse.packing import Scales, outlines, packed, unpacked
+from lapse.plan import Coins, Fleeting, Masks, Plan, plan
+from lapse.torch.mapping import in_turn
+from lapse.torch.memory import direct, pool
 
 
 class _Pooled(NumpyArrays):
@@ -31,25 +33,18 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
 
 
-Scales = tuple[tuple[str, float | None], ...]
-
-
-def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: int) -> Masks:
+def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: Any) -> Masks:
     """`tensors` of noise as text, also in a graph, which keeps all masks that it needs.
 
     Args:
         noise: terms.
         seed: from `draw_seed`.
         scales: of the same noise; made before, as torch.compile can't trace how.
-        sizes: batch, timesteps, features, units; layer and direction.
+        sizes: batch, timesteps, features, units, projected; layer, direction and samples.
     """
     if direct(seed):
         return tensors(_plan(noise, cell), seed.tolist(), **sizes)
-    drawn = draw_slots(noise, cell, seed, **sizes)
-    filled = {}
-    for (slot, scale), tensor in zip(scales, drawn, strict=True):
-        filled[slot] = tensor if scale is None else Coins(tensor, scale)
-    return Masks(**filled)
+    return unpacked(scales, draw_slots(noise, cell, seed, **sizes))
 
 
 def tensors(plan: Plan, seed: Any, **sizes: Any) -> Masks:
@@ -77,41 +72,33 @@ def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
     return torch.from_numpy(getattr(drawn, slot))
 
 
-def scales(plan: Plan) -> Scales:
-    """The slots of a plan, and the scale of their `Coins`; None for masks of floats."""
-
-    def scale(draws: tuple[Draw, ...]) -> float | None:
-        return math.prod(masks.scale(d.term) for d in draws) if masks.is_packed(draws) else None
-
-    return tuple((slot, scale(draws)) for slot, draws in plan.slots)
-
-
 @torch.library.custom_op("lapse::draw", mutates_args=())
 def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    projected: int, layer: int, direction: int, samples: Sequence[int] | None,
 ) -> list[Tensor]:  # fmt: skip
     """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    stream = {"layer": layer, "direction": direction}
-    drawn = tensors(_plan(noise, cell), seed.tolist(), **sizes, **stream)._asdict()
-    found = (drawn[slot] for slot, _ in _plan(noise, cell).slots)
-    return [mask[0] if isinstance(mask, (Coins, Fleeting)) else mask for mask in found]
+    sizes["projected"] = projected
+    stream = {"layer": layer, "direction": direction, "samples": samples}
+    made = _plan(noise, cell)
+    return packed(made, tensors(made, seed.tolist(), **sizes, **stream))
 
 
 @draw_slots.register_fake
 def _(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
-    layer: int, direction: int,
+    projected: int, layer: int, direction: int, samples: Any,
 ) -> list[Tensor]:  # fmt: skip
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
+    sizes["projected"] = projected
     return [
-        torch.empty(
-            masks.shape(slot, draws, **sizes, gates=len(GATES[cell])),
-            dtype=torch.uint8 if masks.is_packed(draws) else torch.float32,
-        )
-        for slot, draws in _plan(noise, cell).slots
+        torch.empty(shape, dtype=torch.uint8 if of_bytes else torch.float32)
+        for shape, of_bytes in outlines(_plan(noise, cell), **sizes)
     ]
+
+
+draw_slots.register_vmap(in_turn(draw_slots))
 
 
 @lru_cache

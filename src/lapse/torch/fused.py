@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lapse.cells import Weights, drop
+from lapse.kernels.layer import SLOTS
 from lapse.plan import STATES, Coins, Fleeting, Masks
 from lapse.torch import autograd
-from lapse.torch.pointers import SLOTS
+
+_COMPUTED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def obstacle(
@@ -31,11 +34,17 @@ def obstacle(
         return f"the input is on the device {x.device.type}"
     of_noise = [mask for mask in masks if isinstance(mask, Tensor)]
     for tensor in (x, *weights, *of_noise, *(initial_state or ())):
-        if tensor is not None and tensor.dtype != torch.float32:
+        if tensor is not None and tensor.dtype not in _COMPUTED:
             kind = str(tensor.dtype).removeprefix("torch.")
             return f"it computes in float32, and was given {kind}"
+    if weights.projection is not None:
+        return "it has no projection of h"
     if any(mask.requires_grad for mask in of_noise):
         return "it has no gradients for masks"
+    if torch._C._are_functorch_transforms_active():
+        return "it knows nothing of the transforms of torch.func"
+    if forward_ad._current_level >= 0:
+        return "it has no derivatives in forward mode"
     if not activations:
         return "its activations are tanh and sigmoid"
     return None
@@ -54,8 +63,20 @@ def unroll(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs a cell over whole sequences; takes and gives what `cells.unroll` does.
 
-    Masks may be `Coins` or `Fleeting`.
+    Masks may be `Coins` or `Fleeting`. Half precision is computed in float32.
     """
+    if x.dtype != torch.float32:
+        y, state = unroll(
+            cell,
+            x.float(),
+            Weights(*map(_float32, weights)),
+            masks,
+            initial_state=initial_state and tuple(map(_float32, initial_state)),
+            running=running,
+            reset_after=reset_after,
+            reverse=reverse,
+        )
+        return y.to(x.dtype), tuple(part.to(x.dtype) for part in state)
     W, U = drop(weights.kernel, masks.W), drop(weights.recurrent_kernel, masks.U)
     state = initial_state or (x.new_zeros(x.shape[0], U.shape[0]),) * STATES[cell]
     h0, c0 = (*state, None)[:2]
@@ -82,6 +103,10 @@ def unroll(
     if running is not None and (initial_state is not None or masks.y is not None):
         y = _hold(y, running, reverse)
     return y, (last_h, last_c) if cell == "LSTM" else (last_h,)
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def _bias(bias: Tensor | None, units: int) -> Tensor | None:
@@ -117,7 +142,7 @@ def _given(mask: Any, like: Tensor, of_gates: bool = True) -> _Given:
     if isinstance(mask, Fleeting):
         again = mask.again  # alone: what else the lambda held would be kept
         return _Given(whole(mask.numbers), again=lambda: whole(again()))
-    return _Given(whole(mask))
+    return _Given(whole(mask.float()))
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:

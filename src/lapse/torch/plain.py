@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lapse import cells
 from lapse.cells import Weights
+from lapse.kernels.layer import SLOTS
 from lapse.plan import STATES, Coins, Fleeting, Masks
-from lapse.torch.pointers import SLOTS
 
 LIBRARY = cells.Library(
     tanh=torch.tanh,

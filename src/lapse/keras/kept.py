@@ -1,0 +1,39 @@
+"""Noise that stays on in evaluation, because a call or a whole layer asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+class KeepsNoise:
+    """Mixin in front of a Keras layer that draws noise.
+
+    In a functional model Keras puts its own `training` in the place of the one that a layer was
+    called with, so that `layer(x, training=True)` is lost in `predict`. Here such a call becomes
+    `layer(x, keep_noise=True)`, which stays with the model, also in its file.
+
+    Attributes:
+        keep_noise: whether all calls draw; `mc_dropout` sets it on the layer for a while.
+    """
+
+    keep_noise = False
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the layer has any noise to draw."""
+        raise NotImplementedError
+
+    def draws(self, inputs: Any, training: Any, keep_noise: bool = False) -> bool:
+        """Whether a call with these arguments draws noise."""
+        if keras.backend.backend() == "torch" and str(inputs.device) == "meta":
+            return False  # Keras asks for shapes, with tensors that hold no numbers
+        return bool(training or keep_noise or self.keep_noise)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = keras.tree.flatten((args, kwargs)) if kwargs.get("training") else []
+        if any(map(keras.utils.is_keras_tensor, given)):
+            del kwargs["training"]
+            kwargs["keep_noise"] = True
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]

@@ -1,0 +1,174 @@
+"""Noise that stays on in evaluation: `mc_dropout`, and the draws of which `lapse.predict` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from lapse.errors import LapseError
+from lapse.keras.kept import KeepsNoise
+
+_STOCK = (
+    *(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
+    *(layers.LSTM, layers.GRU, layers.SimpleRNN),
+    *(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell),
+    *(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D),
+    layers.Attention,  # MultiHeadAttention has a Dropout layer
+)
+_RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
+
+
+@contextmanager
+def mc_dropout(model: keras.Layer) -> Iterator[None]:
+    """Keeps a model's noise on, and nothing else, in evaluation (Gal, Ghahramani 2016,
+    arXiv:1506.02142; for recurrent layers arXiv:1512.05287).
+
+        with lapse.keras.mc_dropout(model):
+            one, other = model.predict(x), model(x)  # two draws
+
+    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`; these two are
+    compiled anew inside, and again after it. Batch normalization uses its averages and keeps them.
+    Afterwards, also after an error, all is as it was.
+
+    Noise is that of lapse's layers and cells, of `keras.layers.Dropout` and its relatives,
+    `GaussianNoise`, recurrent layers and cells and attention, wherever in the model they stand, and
+    of what is derived from them. A layer that calls `keras.random.dropout` itself can't be told
+    from others: give it a `Dropout` layer. Layers that vary images stay as in evaluation.
+
+    Args:
+        model: a model or a layer, built.
+
+    Raises:
+        LapseError: for a model without noise or not yet built, and for what is no layer.
+    """
+    if not isinstance(model, keras.Layer):
+        raise LapseError(f"{model!r} was given, which is no model and no layer of Keras's.")
+    if not model.built:
+        raise LapseError(
+            f"{model.name} is not built yet, so not all of its layers are there; call it once."
+        )
+    everything = model._flatten_layers()
+    noisy = [layer for layer in everything if _noisy(layer)]
+    if not noisy:
+        raise LapseError(
+            f"{model.name} has no noise to keep on: no layer of lapse's with noise, no Dropout, no "
+            "recurrent layer and no attention with dropout, at a rate above 0. Add one, and train "
+            "with it."
+        )
+    models = [layer for layer in everything if isinstance(layer, keras.Model)]
+    with ExitStack() as stack:
+        stack.callback(_compile_anew, models)
+        for layer in noisy:
+            stack.enter_context(_kept(layer))
+        _compile_anew(models)
+        yield
+
+
+def _noisy(layer: keras.Layer) -> bool:
+    if isinstance(layer, KeepsNoise):
+        return layer.noisy
+    return isinstance(layer, _STOCK) and any(getattr(layer, name, 0) for name in _RATES)
+
+
+@contextmanager
+def _kept(layer: keras.Layer) -> Iterator[None]:
+    """Lapse's layers do it themselves; for Keras's a `call` of their own hides their class's."""
+    added: dict[str, Any] = {}
+    if isinstance(layer, KeepsNoise):
+        added["keep_noise"] = True
+    elif "training" in layer.call_signature_parameters:  # else it draws always
+        added["call"] = _training(layer.call)
+    own = vars(layer)  # not by setattr, with which Keras keeps account of a layer's parts
+    before = {name: own[name] for name in added if name in own}
+    own.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del own[name]
+        own.update(before)
+
+
+def _training(call: Callable) -> Callable:
+    @wraps(call)
+    def trained(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **{**kwargs, "training": True})
+
+    return trained
+
+
+def _compile_anew(models: list[keras.Model]) -> None:
+    for model in models:
+        model.predict_function = model.test_function = None
+
+
+@contextmanager
+def drawing(
+    model: keras.Layer, x: Any, batch_size: int | None, seed: int | None
+) -> Iterator[Callable[[], np.ndarray]]:
+    """Gives a function that passes `x` through the model once, with noise; see `lapse.predict`."""
+    if not isinstance(model, keras.Model):
+        raise LapseError(
+            f"{type(model).__name__} was given, a layer, and predict needs a model; write "
+            "keras.Sequential([layer])."
+        )
+    everything = model._flatten_layers()
+    recurrent = [one for one in everything if isinstance(one, layers.RNN) and one.stateful]
+    states = keras.tree.flatten([one.states for one in recurrent])
+    generators = {id(one): one for layer in everything for one in layer._seed_generators}
+
+    def draw() -> np.ndarray:
+        with _put_back(states):
+            found = model.predict(x, batch_size=batch_size, verbose=0)
+        if not isinstance(found, np.ndarray):
+            raise LapseError(
+                f"{model.name} has several outputs, where predict needs one; write "
+                "keras.Model(model.inputs, output) for the one that you mean."
+            )
+        return found.astype(np.float64)
+
+    with mc_dropout(model), _seeded(list(generators.values()), seed):
+        yield draw
+
+
+@contextmanager
+def _seeded(generators: list[keras.random.SeedGenerator], seed: int | None) -> Iterator[None]:
+    """Sets the generators of a model's layers, and afterwards puts them back."""
+    if seed is None:
+        yield
+        return
+    # Half of the words, for on some backends a seed is a signed number.
+    first, *words = np.random.SeedSequence(seed).generate_state(1 + len(generators)) >> 1
+    with _put_back([one.state for one in generators]), _torch_seeded(int(first)):
+        for generator, word in zip(generators, words, strict=True):
+            generator.state.assign(np.array([word, 0], generator.state.dtype))
+        yield
+
+
+@contextmanager
+def _torch_seeded(seed: int) -> Iterator[None]:
+    """On the torch backend, Keras's Dropout layers without a seed draw from PyTorch's generator."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _put_back(variables: Iterable[Any]) -> Iterator[None]:
+    before = [(one, np.array(keras.ops.convert_to_numpy(one))) for one in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)

@@ -1,0 +1,120 @@
+"""From arrays to the addresses that the kernels of `csrc/` take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lapse.kernels.cpu import extension, instruction_set
+from lapse.kernels.memory import Memory
+
+CELLS = (("LSTM", True), ("GRU", True), ("GRU", False), ("SimpleRNN", True))  # `enum Cell`
+Place = tuple[int, int, int]
+MaskPlace = tuple[int, int, int, bool, float]
+
+
+def run(
+    memory: Memory,
+    cell: str,
+    reset_after: bool,
+    reverse: bool,
+    x: Any,
+    kernels: tuple[Any, Any],
+    masks: Sequence[Any],
+    scales: Sequence[float],
+    given: dict[str, Any],
+    made: dict[str, Any],
+    *,
+    dh: Any = None,
+    dx: Any = None,
+    dkernels: Any = (None, None),
+) -> None:
+    """Calls the kernels; backward where there are `dkernels`.
+
+    Args:
+        kernels: kernel and recurrent_kernel, with any strides; so are their gradients.
+        masks: of x, of h, and the slots, as `layer.Inputs` has them.
+        scales: what the bytes of each of them are multiplied by.
+        given, made: what else is read and written, by the names in `csrc/recurrent.h`.
+    """
+    dense = {name: memory.dense(array) for name, array in given.items() if array is not None}
+    dense |= made
+    names = ("bias", "c0", "c", "y", "dh0", "dc0", "dbias", "running")
+    x, dh = _side_by_side(memory, x), _side_by_side(memory, dh)
+    batch, timesteps, features = x.shape
+    threads, parallel_for = memory.pool()
+    masks = [_side_by_side(memory, mask) for mask in masks]  # new ones live until all is done
+    places = [_mask(memory, mask, scale) for mask, scale in zip(masks, scales, strict=True)]
+    addresses = {
+        name: 0 if 0 in array.shape else memory.address(array) for name, array in dense.items()
+    }
+    extension().run(
+        isa=instruction_set(),
+        backward=dkernels[0] is not None,
+        cell=CELLS.index((cell, reset_after)),
+        timesteps=timesteps,
+        batch=batch,
+        features=features,
+        units=dense["h0"].shape[1],
+        reverse=reverse,
+        x=_place(memory, x),
+        dh=_place(memory, dh),
+        dx=_place(memory, dx),
+        threads=threads,
+        of_units=shares_units(batch, sum(math.prod(one.shape) for one in kernels), threads),
+        parallel_for=parallel_for,
+        x_masks=_by_gate(memory, masks[0], places[0]),
+        h_masks=_by_gate(memory, masks[1], places[1]),
+        slots=places[2:],
+        kernel=_matrix(memory, kernels[0]),
+        recurrent=_matrix(memory, kernels[1]),
+        dkernel=_matrix(memory, dkernels[0]),
+        drecurrent=_matrix(memory, dkernels[1]),
+        **dict.fromkeys(names, 0) | addresses,
+    )
+
+
+def shares_units(batch: int, weights: int, threads: int) -> bool:
+    """Whether threads share the units of a layer rather than its samples.
+
+    A thread that has samples reads all `weights` (how many numbers) at each step. Up to a MiB they
+    stay in its core's own cache; more take longer on their way than few samples take to compute,
+    fewer than 16 as measured, while some of them, for some units, might have stayed.
+    """
+    mebibytes = weights * 4 / 2**20
+    return threads > 1 and batch / threads < min(16, 8 * (mebibytes - 1))
+
+
+def _side_by_side(memory: Memory, rows: Any) -> Any:
+    """With the numbers of a row next to each other in memory, as the kernels want them."""
+    return rows if rows is None or memory.strides(rows)[-1] == 1 else memory.dense(rows)
+
+
+def _place(memory: Memory, rows: Any) -> Place:
+    """Address, stride of time and stride of batch of (batch or 1, timesteps or 1, ...)."""
+    if rows is None:
+        return 0, 0, 0
+    batch, time = (0 if rows.shape[n] == 1 else memory.strides(rows)[n] for n in (0, 1))
+    return memory.address(rows), time, batch
+
+
+def _matrix(memory: Memory, matrix: Any) -> Place:
+    """Address, stride of rows and stride of columns."""
+    if matrix is None:
+        return 0, 0, 0
+    row, column = memory.strides(matrix)
+    return memory.address(matrix), row, column
+
+
+def _mask(memory: Memory, mask: Any, scale: float) -> MaskPlace:
+    """The place of a mask, whether it has bytes, and their scale."""
+    return *_place(memory, mask), mask is not None and mask.dtype == memory.uint8, scale
+
+
+def _by_gate(memory: Memory, mask: Any, place: MaskPlace) -> list[MaskPlace]:
+    """The places of each gate's mask, from the first one's; one for all, or none."""
+    if mask is None:
+        return []
+    apart = memory.strides(mask)[2] * mask.itemsize
+    return [(place[0] + gate * apart, *place[1:]) for gate in range(mask.shape[2])]

@@ -1,0 +1,93 @@
+"""What a module is called with: checked, and in the form in which its layers take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapse.errors import LapseError
+
+
+def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
+    """Raises `LapseError` for an input of the wrong shape or type.
+
+    Args:
+        x: with the batch first.
+        given: the same as the user gave it.
+    """
+    if x.dim() != 3 or x.shape[-1] != module.input_size or x.shape[1] == 0:
+        axes = "batch, timesteps" if module.batch_first else "timesteps, batch"
+        raise LapseError(
+            f"the input has shape {tuple(given.shape)}; {type(module).__name__} needs "
+            f"({axes}, {module.input_size}) with at least one timestep."
+        )
+    kind = module.weight_ih_l0.dtype
+    if x.dtype != kind and not torch._C._is_any_autocast_enabled():
+        raise LapseError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
+            f"Convert input: input.to({kind}), or convert model: model.to({x.dtype})."
+        )
+
+
+def checked_lengths(lengths: Any, batch: int, timesteps: int) -> Tensor:
+    """The lengths of the sequences, (batch,) whole numbers in [1, timesteps]."""
+    found = _whole(lengths, "lengths", batch)
+    if torch.compiler.is_compiling():  # a graph can't ask for values
+        return found
+    if batch and not 1 <= int(found.min()) <= int(found.max()) <= timesteps:
+        raise LapseError(
+            f"lengths run from {int(found.min())} to {int(found.max())}; each must lie between 1 "
+            f"and the {timesteps} timesteps of the input."
+        )
+    return found
+
+
+def checked_samples(samples: Any, batch: int) -> list[int]:
+    """The numbers of the samples of a batch."""
+    return list(map(int, _whole(samples, "samples", batch)))
+
+
+def _whole(values: Any, name: str, batch: int) -> Tensor:
+    found: Tensor = torch.as_tensor(values)
+    whole = not (found.is_floating_point() or found.dtype == torch.bool)
+    if found.shape != (batch,) or not whole:
+        raise LapseError(
+            f"{name} has shape {tuple(found.shape)} and type {found.dtype}; it needs one whole "
+            f"number for each of the {batch} sequences."
+        )
+    return found
+
+
+def checked_states(
+    hx: Any, widths: dict[str, int], counts: tuple[int, int], single: bool
+) -> tuple[Tensor, ...] | None:
+    """The states before the first steps, (layers * directions, batch, width) each.
+
+    Args:
+        hx: as the user gave it: a pair for LSTM, else a tensor.
+        widths: how many numbers each state has, by name.
+        counts: layers * directions, and the batch.
+        single: whether there is one sequence without an axis for the batch.
+    """
+    if hx is None:
+        return None
+    pair = len(widths) > 1
+    parts = tuple(hx) if pair and not isinstance(hx, Tensor) else (hx,)
+    if not all(isinstance(part, Tensor) for part in parts):
+        wanted = "a pair (h, c) of tensors" if pair else "one tensor h"
+        raise LapseError(f"hx is {hx!r}; it needs to be {wanted}.")
+    found = [tuple(part.shape) for part in parts]
+    needed = [(*counts[: 2 - single], width) for width in widths.values()]
+    if found != needed:
+        raise LapseError(
+            f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(widths)} of shape "
+            f"{' and '.join(map(str, dict.fromkeys(needed)))}."
+        )
+    return tuple(part.unsqueeze(1) if single else part for part in parts)
+
+
+def running_steps(lengths: Tensor, timesteps: int, device: torch.device) -> Tensor:
+    """(batch, timesteps) booleans: False where a step is padding."""
+    return torch.arange(timesteps, device=device) < lengths.to(device)[:, None]

@@ -1,0 +1,31 @@
+"""`torch.func.vmap` over lapse's operators: in turn for each of what is mapped over.
+
+Each turn has all threads for itself, as a call without `vmap` has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def in_turn(operator: Callable) -> Callable:
+    """What `register_vmap` wants of an operator that returns several tensors."""
+
+    def mapped(info: Any, dimensions: tuple, *arguments: Any) -> tuple:
+        def of(turn: int) -> list:
+            def part(argument: Any, dimension: Any) -> Any:
+                if isinstance(argument, (list, tuple)):
+                    return list(map(part, argument, dimension))
+                return argument if dimension is None else argument.select(dimension, turn)
+
+            return list(map(part, arguments, dimensions))
+
+        results = [operator(*of(turn)) for turn in range(info.batch_size)]
+        kind = type(results[0])
+        stacked = kind(map(torch.stack, zip(*results, strict=True)))
+        return stacked, kind(0 for _ in stacked)
+
+    return mapped

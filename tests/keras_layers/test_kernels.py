@@ -1,0 +1,175 @@
+"""The C++ kernels under Keras, on every backend: where they run, and inside compiled models."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras_support import (
+    BACKEND,
+    BATCH,
+    EVERYWHERE,
+    PER_STEP,
+    TIMESTEPS,
+    UNITS,
+    array,
+    close,
+    lapse_layer,
+    on_backend,
+    oracle,
+    problem,
+)
+
+from catalog import CELLS, GRU, LSTM, Cell, frozen_masks
+from lapse import LapseError
+from lapse.plan import Masks
+
+CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+RUNNING = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [2], [4]])
+# Everything that is drawn: coins kept over time and of each step, chains, spans, other laws.
+DRAWN = f"{EVERYWHERE} {PER_STEP} x:0.3@BT~0.3F x:0.2@BT[2]!none h:0.3@BTF~gauss"
+
+
+def trained(cell: Cell, kernel: str, x: Any, **options: Any) -> list[np.ndarray]:
+    """What a compiled model predicts and weighs after three steps with fresh noise."""
+    given = problem(cell)
+    layer = lapse_layer(cell, DRAWN, kernel=kernel, seed=5, return_sequences=True, **options)
+    head = keras.layers.Dense(2, kernel_initializer="ones")
+    model = keras.Sequential([keras.Input((None, x.shape[2])), keras.layers.Masking(), layer, head])
+    given.give(layer)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    for _ in range(3):
+        model.train_on_batch(x, np.ones((*x.shape[:2], 2), "f"))
+    return [model.predict(x, verbose=0), *model.get_weights()]
+
+
+@CELL
+def test_a_compiled_model_trains_as_with_the_plain_loop(cell: Cell) -> None:
+    """Which the oracle judges: masks that kernels get by a call are those that the graph draws."""
+    x = np.where(RUNNING[..., None], problem(cell).x, 0)
+    for found, expected in zip(trained(cell, "cpu", x), trained(cell, "reference", x), strict=True):
+        close(found, expected)
+
+
+def test_a_model_of_any_batch_and_time() -> None:
+    given = problem(GRU)
+    layer = lapse_layer(GRU, "y:0.5@BF", kernel="cpu", return_sequences=True)
+    model = keras.Sequential([keras.Input((None, given.x.shape[2])), layer])
+    given.give(layer)
+    model.compile("sgd", "mse")
+    for batch, timesteps in ((1, 1), (7, 31), (31, 7)):
+        sized = problem(GRU, batch=batch, timesteps=timesteps)._replace(weights=given.weights)
+        close(model.predict(sized.x, verbose=0), oracle(GRU, sized)[0])
+        model.evaluate(sized.x, np.zeros((batch, timesteps, UNITS)), verbose=0)
+
+
+@CELL
+@pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
+def test_it_runs_in_training_with_padding_and_in_evaluation(cell: Cell, backwards: bool) -> None:
+    """kernel="cpu" raises where it can't run."""
+    layer = lapse_layer(cell, EVERYWHERE, kernel="cpu", go_backwards=backwards)
+    for training in (True, False):
+        for mask in (None, RUNNING):
+            layer(problem(cell).x, mask=mask, training=training)
+
+
+@CELL
+def test_where_it_cannot_run(cell: Cell) -> None:
+    with pytest.raises(LapseError, match="activations are tanh and sigmoid"):
+        lapse_layer(cell, kernel="cpu", activation="relu")(problem(cell).x)
+    if BACKEND != "jax":  # which has no float64 unless it is told to
+        with pytest.raises(LapseError, match="it computes in float32, and was given float64"):
+            lapse_layer(cell, kernel="cpu", dtype="float64")(problem(cell).x)
+    with pytest.raises(LapseError, match="kernel='gpu' is unknown"):
+        lapse_layer(cell, kernel="gpu")
+
+
+@CELL
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_computed_in_float32(cell: Cell, dtype: str) -> None:
+    given = problem(cell)
+    options = {"return_sequences": True, "return_state": True, "kernel": "cpu"}
+    layer = given.give(lapse_layer(cell, EVERYWHERE, dtype=f"mixed_{dtype}", **options))
+    masks = frozen_masks(cell, EVERYWHERE, given.x, UNITS)
+    outputs, *states = layer(given.x, training=True, masks=on_backend(masks))
+    y, state = oracle(cell, given, masks)
+    for found, expected in zip([outputs, *states], [y, *state], strict=True):
+        assert keras.backend.standardize_dtype(found.dtype) == dtype
+        close(ops.cast(found, "float32"), expected, dtype)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of XLA on TensorFlow")
+def test_xla_is_left_to_layers_that_do_not_call_numpy() -> None:
+    assert not lapse_layer(LSTM).supports_jit
+    assert lapse_layer(LSTM, kernel="reference").supports_jit
+    assert lapse_layer(LSTM, activation="relu").supports_jit
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX's transformations")
+class TestTransformations:
+    def test_a_mask_has_no_gradient_and_says_so(self) -> None:
+        import jax
+
+        layer = lapse_layer(LSTM, "x:0.5@BF", kernel="cpu")
+        x = problem(LSTM).x
+        layer.build(x.shape)
+
+        def loss(mask: Any) -> Any:
+            return ops.sum(layer(x, masks=Masks(x=mask)))
+
+        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+            jax.grad(loss)(np.ones((BATCH, 1, 1, x.shape[2]), "f"))
+
+    @CELL
+    def test_many_at_once_are_one_after_the_other(self, cell: Cell) -> None:
+        import jax
+
+        given = problem(cell)
+        layer = given.give(lapse_layer(cell, kernel="cpu"))
+
+        def loss(x: Any) -> Any:
+            return ops.sum(layer(x) ** 2)
+
+        x = np.stack([given.x, 2 * given.x, given.x - 1])
+        found = jax.vmap(jax.value_and_grad(loss))(x)
+        for n in range(3):
+            for one, other in zip(found, jax.value_and_grad(loss)(x[n]), strict=True):
+                close(one[n], array(other))
+
+    def test_a_call_is_compiled_once(self) -> None:
+        import jax
+
+        given = problem(LSTM)
+        layer = given.give(lapse_layer(LSTM, "x:0.5@BTF", kernel="cpu"))
+        layer(given.x, training=True)
+        with jax.no_tracing():
+            layer(given.x, training=True)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's tapes")
+def test_a_mask_has_no_gradient() -> None:
+    import tensorflow as tf
+
+    layer = lapse_layer(LSTM, "x:0.5@BF", kernel="cpu")
+    x = problem(LSTM).x
+    layer.build(x.shape)
+    mask = tf.ones((BATCH, 1, 1, x.shape[2]))
+    with tf.GradientTape() as tape:
+        tape.watch(mask)
+        loss = tf.reduce_sum(layer(x, masks=Masks(x=mask)))
+    assert tape.gradient(loss, mask) is None
+
+
+def test_explicit_xla_gives_way_with_a_word() -> None:
+    if BACKEND != "tensorflow":
+        pytest.skip("only TensorFlow has this choice")
+    model = keras.Sequential([keras.Input((TIMESTEPS, 5)), lapse_layer(LSTM, kernel="cpu")])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.compile("sgd", "mse", jit_compile=True)
+    assert any("jit_compile" in str(warning.message) for warning in said)
+    model.train_on_batch(problem(LSTM).x, np.ones((BATCH, UNITS)))

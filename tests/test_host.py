@@ -1,0 +1,123 @@
+"""The kernels on NumPy arrays, with lapse's own threads: the bits that PyTorch's tensors give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from catalog import CELLS, Cell, problem
+from lapse import LapseError
+from lapse.kernels import addresses, host
+from lapse.kernels.cpu import extension
+from lapse.kernels.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
+from lapse.kernels.memory import NUMPY
+from lapse.torch import ops
+
+pytestmark = pytest.mark.skipif(extension() is None, reason="installed without a C++ compiler")
+CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+NAMES = (*Results._fields, *(f"d{name}" for name in Gradients._fields))
+SCALES = (2.0, 1.0, *[1.25] * 8)
+
+
+def inputs(cell: Cell, padded: bool) -> Inputs:
+    """With a mask in bytes, one in floats, one of each step and one of the output."""
+    given = problem(cell, batch=5, timesteps=13, features=31, units=33, seed=2)
+    random = np.random.default_rng(3)
+    coins = random.integers(0, 2, (5, 13, 1, 31), dtype=np.uint8)
+    slots: list[Any] = [None] * 8
+    slots[SLOTS[cell.name].index("k_h")] = random.integers(0, 2, (5, 13, 33), dtype=np.uint8)
+    slots[-1] = random.random((5, 1, 33), np.float32)
+    h0, c0 = (*given.state, None)[:2]
+    made = Inputs(
+        x=given.x,
+        kernel=given.weights.kernel,
+        recurrent_kernel=given.weights.recurrent_kernel,
+        bias=random.normal(size=parts(cell.name, cell.reset_after) * 33),
+        h0=h0,
+        c0=c0,
+        running=random.random((5, 13)) < 0.7 if padded else None,
+        x_mask=coins,
+        h_mask=random.random((5, 1, cell.gates, 33)),
+        slots=slots,
+    )
+    return made.each(lambda a: a.astype(np.float32) if a is not None and a.dtype == "f8" else a)
+
+
+def by_numpy(flags: Flags, given: Inputs, dh: np.ndarray) -> list[np.ndarray]:
+    made = host.Forward(flags, SCALES)(given)
+    back = host.Backward(flags, SCALES, of_x=True)
+    last_c = None if flags.cell != "LSTM" else made.last_c
+    return [*made, *back(given, made.h, made.c, made.saved, made.last_h, last_c, dh)]
+
+
+def by_pytorch(flags: Flags, given: Inputs, dh: np.ndarray) -> list[torch.Tensor]:
+    *arrays, slots = given.each(lambda a: None if a is None else torch.from_numpy(a))
+    made = ops.forward(*flags, *arrays, slots, SCALES)
+    last_h, last_c, h, c, saved, _ = made
+    without_bias = [*arrays[:3], *arrays[4:]]
+    of_c = last_c if flags.cell == "LSTM" else None
+    dh = torch.from_numpy(dh)
+    return [
+        *made,
+        *ops.backward(
+            *flags, *without_bias, slots, SCALES, h, c, saved, last_h, of_c, dh, True, False
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", ["samples", "units"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@CELL
+def test_any_number_of_threads_gives_pytorchs_bits(
+    cell: Cell, padded: bool, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, given = Flags(cell.name, cell.reset_after, padded), inputs(cell, padded)
+    dh = np.random.default_rng(4).normal(size=(13, 5, 33)).astype(np.float32)
+    expected = by_pytorch(flags, given, dh)
+    monkeypatch.setattr(host, "NUMPY", NUMPY._replace(pool=lambda: (threads, 0)))
+    monkeypatch.setattr(addresses, "shares_units", lambda *_: share == "units" and threads > 1)
+    found = by_numpy(flags, given, dh)
+    running = None if given.running is None else given.running.T[..., None]
+    for name, one, other in zip(NAMES, found, expected, strict=True):
+        if running is not None and name in ("saved", "y"):  # nothing is written in padding
+            one, other = np.where(running, one, 0), torch.where(torch.tensor(running), other, 0)
+        np.testing.assert_array_equal(one, other.numpy(), name)
+
+
+def test_arrays_that_lie_otherwise_are_taken() -> None:
+    """Turned around, read only, every other number of another."""
+    cell = CELLS[0]
+    flags, given = Flags(cell.name, True, False), inputs(cell, False)
+    expected = host.Forward(flags, SCALES)(given).h
+
+    def apart(array: np.ndarray | None) -> np.ndarray | None:
+        if array is None:
+            return None
+        wide = np.repeat(array, 2, axis=-1)[..., ::2]
+        turned = np.asfortranarray(wide)
+        turned.setflags(write=False)
+        return turned
+
+    np.testing.assert_array_equal(host.Forward(flags, SCALES)(given.each(apart)).h, expected)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    cell = CELLS[0]
+    flags, given = Flags(cell.name, True, False), inputs(cell, False)
+    for wrong in (
+        given._replace(h0=given.h0[:1]),
+        given._replace(kernel=given.kernel.astype(np.float64)),
+        given._replace(running=np.ones((5, 13), np.uint8)),
+        given._replace(c0=None),
+    ):
+        with pytest.raises(LapseError, match="the LSTM kernel needs"):
+            host.Forward(flags, SCALES)(wrong)
+
+
+def test_as_many_threads_as_processors() -> None:
+    threads, parallel_for = NUMPY.pool()
+    assert threads >= 1 and parallel_for == 0
