@@ -101,6 +101,11 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   layer.dbias = at<float>(dbias);
 
   nb::gil_scoped_release released;
+  if (!parallel_for) {  // threads of lapse's own take some ten microseconds each to begin
+    const int64_t gates = layer.cell == LSTM ? 4 : layer.cell == SIMPLE_RNN ? 1 : 3;
+    const int64_t products = timesteps * batch * (features + units) * units * gates;
+    threads = std::clamp<int64_t>(products / 1000000, 1, threads);
+  }
   constexpr int64_t FEWEST = 16;  // units for a thread: a vector at least
   const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / FEWEST : batch, 1));
   const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);

@@ -1,6 +1,7 @@
 // Who shares the work of one call: the caller's own threads, by a function at an address, or where it
 // has none to give, threads that live as long as the call and wait between its parts.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -24,7 +25,7 @@ class Team {
     for (std::thread &worker : workers_) worker.join();
   }
 
-  // Runs part(0) to part(parts - 1), and returns when all are done; none may throw.
+  // Runs part(0) to part(parts - 1), and returns when all are done.
   template <class Part> void run(int64_t parts, Part part) {
     auto some = [](int64_t begin, int64_t end, void *context) {
       for (int64_t n = begin; n < end; n++) (*static_cast<Part *>(context))(n);
@@ -34,10 +35,12 @@ class Team {
     else if (!parallel_for_)
       among_workers(parts, some, &part);
     else if (parallel_for_(0, parts, 1, some, &part))
-      throw std::runtime_error("a thread of the kernel failed, for want of memory perhaps");
+      throw std::runtime_error(FAILED);
   }
 
  private:
+  static constexpr const char *FAILED = "a thread of the kernel failed, for want of memory perhaps";
+
   // PyTorch's stable C interface to its thread pool; a second pool beside it would slow both down.
   using Some = void (*)(int64_t, int64_t, void *);
   using ParallelFor = int (*)(int64_t, int64_t, int64_t, Some, void *);
@@ -56,6 +59,7 @@ class Team {
     share(0);
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return busy_ == 0; });
+    if (failed_) throw std::runtime_error(FAILED);
   }
 
   void work(int64_t place, int64_t seen) {
@@ -72,7 +76,11 @@ class Team {
   }
 
   void share(int64_t place) {
-    for (int64_t n = place; n < parts_; n += threads_) some_(n, n + 1, context_);
+    try {
+      for (int64_t n = place; n < parts_; n += threads_) some_(n, n + 1, context_);
+    } catch (...) {
+      failed_ = true;
+    }
   }
 
   const int64_t threads_;
@@ -84,6 +92,7 @@ class Team {
   Some some_ = nullptr;
   void *context_ = nullptr;
   bool over_ = false;
+  std::atomic<bool> failed_ = false;
 };
 
 }  // namespace lapse

@@ -23,24 +23,24 @@ SCALES = (2.0, 1.0, *[1.25] * 8)
 
 
 def inputs(cell: Cell, padded: bool) -> Inputs:
-    """With a mask in bytes, one in floats, one of each step and one of the output."""
-    given = problem(cell, batch=5, timesteps=13, features=31, units=33, seed=2)
+    """Work for several threads, with masks in bytes and in floats, of each step and of none."""
+    given = problem(cell, batch=9, timesteps=63, features=31, units=65, seed=2)
     random = np.random.default_rng(3)
-    coins = random.integers(0, 2, (5, 13, 1, 31), dtype=np.uint8)
+    coins = random.integers(0, 2, (9, 63, 1, 31), dtype=np.uint8)
     slots: list[Any] = [None] * 8
-    slots[SLOTS[cell.name].index("k_h")] = random.integers(0, 2, (5, 13, 33), dtype=np.uint8)
-    slots[-1] = random.random((5, 1, 33), np.float32)
+    slots[SLOTS[cell.name].index("k_h")] = random.integers(0, 2, (9, 63, 65), dtype=np.uint8)
+    slots[-1] = random.random((9, 1, 65), np.float32)
     h0, c0 = (*given.state, None)[:2]
     made = Inputs(
         x=given.x,
         kernel=given.weights.kernel,
         recurrent_kernel=given.weights.recurrent_kernel,
-        bias=random.normal(size=parts(cell.name, cell.reset_after) * 33),
+        bias=random.normal(size=parts(cell.name, cell.reset_after) * 65),
         h0=h0,
         c0=c0,
-        running=random.random((5, 13)) < 0.7 if padded else None,
+        running=random.random((9, 63)) < 0.7 if padded else None,
         x_mask=coins,
-        h_mask=random.random((5, 1, cell.gates, 33)),
+        h_mask=random.random((9, 1, cell.gates, 65)),
         slots=slots,
     )
     return made.each(lambda a: a.astype(np.float32) if a is not None and a.dtype == "f8" else a)
@@ -76,7 +76,7 @@ def test_any_number_of_threads_gives_pytorchs_bits(
     cell: Cell, padded: bool, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags, given = Flags(cell.name, cell.reset_after, padded), inputs(cell, padded)
-    dh = np.random.default_rng(4).normal(size=(13, 5, 33)).astype(np.float32)
+    dh = np.random.default_rng(4).normal(size=(63, 9, 65)).astype(np.float32)
     expected = by_pytorch(flags, given, dh)
     monkeypatch.setattr(host, "NUMPY", NUMPY._replace(pool=lambda: (threads, 0)))
     monkeypatch.setattr(addresses, "shares_units", lambda *_: share == "units" and threads > 1)
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong in (
         given._replace(h0=given.h0[:1]),
         given._replace(kernel=given.kernel.astype(np.float64)),
-        given._replace(running=np.ones((5, 13), np.uint8)),
+        given._replace(running=np.ones((9, 63), np.uint8)),
         given._replace(c0=None),
     ):
         with pytest.raises(LapseError, match="the LSTM kernel needs"):

@@ -645,6 +645,46 @@ def test_states_of_the_wrong_kind(ours: type, hx: Any) -> None:
         ours(7, 5)(torch.zeros(9, 3, 7), hx)
 
 
+@in_every_module
+def test_states_of_another_type(ours: type) -> None:
+    layer = ours(7, 5)
+    hx = torch.zeros(1, 3, 5, dtype=torch.float64)
+    with pytest.raises(LapseError, match=r"write hx\.to\(torch\.float32\)"):
+        layer(torch.zeros(9, 3, 7), (hx, hx) if ours is LSTM else hx)
+
+
+@pytest.mark.parametrize("masks", [3, {"h": 1}, torch.ones(3), [torch.ones(3)]], ids=str)
+@in_every_module
+def test_masks_that_are_none(ours: type, masks: Any) -> None:
+    with pytest.raises(LapseError, match="which is no Masks; give what draw_masks gives"):
+        ours(7, 5, recurrent_dropout=0.2)(torch.zeros(9, 3, 7), masks=masks)
+
+
+@in_every_module
+def test_numbers_where_there_is_no_noise_or_no_mask(ours: type) -> None:
+    layer, x = ours(7, 5, recurrent_dropout=0.2), torch.zeros(9, 3, 7)
+    with pytest.raises(LapseError, match="hold one for y, where this layer has no noise"):
+        layer(x, masks=Masks(y=0.25))
+    with pytest.raises(LapseError, match="the mask for h is 1; give an array"):
+        layer(x, masks=Masks(h=1))
+
+
+@in_every_module
+def test_noise_is_given_once(ours: type) -> None:
+    layer = ours(7, 5, noise="x:.3@BF")
+    for name, value in (("noise", ""), ("recurrent_dropout", 0.2)):
+        with pytest.raises(LapseError, match=f"{name}=.* was set on a"):
+            setattr(layer, name, value)
+    assert layer.noise == "x:0.3@BF"
+
+
+@in_every_module
+def test_shapes_on_the_meta_device(ours: type) -> None:
+    layer = ours(7, 5, 2, device="meta", noise="x:.3@BTF")
+    y, _ = layer(torch.zeros(9, 3, 7, device="meta"))
+    assert y.shape == (9, 3, 5) and y.device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("noise", "why"),
     [

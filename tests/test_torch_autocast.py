@@ -64,6 +64,35 @@ def test_autocast_takes_half_a_model_in_half_precision(ours: type, kernel: str) 
             close(result, wanted, torch.bfloat16)
 
 
+@pytest.mark.parametrize("options", [{"kernel": "cpu"}, {"kernel": "reference"}], ids=str)
+@in_every_module
+def test_a_layer_takes_the_state_that_it_gave(ours: type, options: dict) -> None:
+    """As a decoder does its encoder's."""
+    layer, x = ours(7, 5, **options), torch.randn(9, 3, 7)
+    whole, _ = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = layer(x[:4])
+        rest, last = layer(x[4:], state)
+    assert all(part.dtype == torch.bfloat16 for part in flat((rest, last)))
+    close(rest, whole[4:], torch.bfloat16)
+
+
+def test_a_projection_takes_its_state_too() -> None:
+    layer, x = LSTM(7, 5, proj_size=3), torch.randn(9, 3, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x, layer(x)[1])
+
+
+def test_masks_of_half_a_module_are_as_fine_as_those_it_draws() -> None:
+    layer = LSTM(7, 5, recurrent_dropout=0.3, dtype=torch.bfloat16)
+    x = torch.randn(9, 3, 7, dtype=torch.bfloat16)
+    torch.manual_seed(1)
+    drawn = flat(layer(x))
+    torch.manual_seed(1)
+    given = flat(layer(x, masks=layer.draw_masks(3, 9)))
+    assert all(map(torch.equal, drawn, given))
+
+
 def test_autocast_leaves_float64_as_it_is() -> None:
     layer = LSTM(7, 5, dtype=torch.float64)
     x = torch.randn(9, 3, 7, dtype=torch.float64)

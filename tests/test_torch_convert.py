@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import lapse
 import lapse.torch
 from lapse.errors import LapseError
+from lapse.torch import LSTM
 from torch_support import PAIRS, flat, in_every_pair
 
 
@@ -89,8 +90,34 @@ def test_what_cant_be_converted_leaves_the_model_as_it_was() -> None:
     assert [type(one) for one in model] == [nn.LSTM, nn.GRU]
 
 
-def test_subclasses_stay_what_they_are() -> None:
+def test_subclasses_stay_what_they_are_and_have_no_way_back() -> None:
     for ours, theirs in PAIRS.values():
         mine = type("Mine", (theirs,), {})(7, 5)
         assert type(lapse.torch.convert(mine)) is type(mine)
-        assert type(lapse.torch.to_native(type("Mine", (ours,), {})(7, 5))).__name__ == "Mine"
+        model = nn.Sequential(type("Mine", (ours,), {})(7, 5))
+        with pytest.raises(LapseError, match="0 is a Mine, derived from a module of lapse's"):
+            lapse.torch.to_native(model)
+        normed = nn.utils.parametrizations.weight_norm(ours(7, 5), "weight_hh_l0")
+        with pytest.raises(LapseError, match="remove parametrizations first"):
+            lapse.torch.to_native(normed)
+
+
+def test_an_embedding_has_a_way_back() -> None:
+    noise = lapse.EmbeddingDropout(0.3)
+    model = nn.Sequential(lapse.torch.Embedding(31, 7, noise=noise), LSTM(7, 5)).eval()
+    made = lapse.torch.to_native(model)
+    assert [type(one) for one in made] == [nn.Embedding, nn.LSTM]
+    assert vars(made[0]).keys() == vars(nn.Embedding(31, 7)).keys()
+    words = torch.randint(31, (9, 3))
+    torch.testing.assert_close(made(words)[0], model(words)[0])
+    scaled = lapse.torch.Embedding(31, 7, noise="emb:.3@V!exp")
+    with pytest.raises(LapseError, match=r"emb:0\.3@V!exp, which acts in evaluation too"):
+        lapse.torch.to_native(scaled)
+
+
+@pytest.mark.parametrize("call", [{"noise": "x:.3@BF"}, {"recurrent_dropout": 0.2}], ids=str)
+def test_noise_that_no_module_takes_is_said(call: dict[str, Any]) -> None:
+    for model in (nn.Linear(7, 5), LSTM(7, 5), type("Mine", (nn.GRU,), {})(7, 5)):
+        with pytest.raises(LapseError, match="that could take the noise"):
+            lapse.torch.convert(model, **call)
+        assert type(lapse.torch.convert(model)) is type(model)

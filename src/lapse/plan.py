@@ -125,12 +125,18 @@ def check_masks(
     gates = len(GATES[plan.cell])
     used = {slot for slot, _ in plan.slots}
     for slot, mask in masks._asdict().items():
-        if mask is None or isinstance(mask, float):
+        if mask is None:
             continue
         if slot not in used:
             raise LapseError(
                 f"the masks hold one for {slot}, where this layer has no noise (its noise is "
                 f"'{' '.join(map(str, plan.terms))}'); give masks from its own draw_masks."
+            )
+        if isinstance(mask, float):
+            continue
+        if not hasattr(mask, "shape"):
+            raise LapseError(
+                f"the mask for {slot} is {mask!r}; give an array, as draw_masks does, or a float."
             )
         numbers = width(slot, units=units, **sizes)
         full = (numbers, gates * units) if slot in "WU" else (batch, timesteps, gates, numbers)

@@ -32,6 +32,7 @@ from keras_support import (
 import lapse
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance, frozen_masks, quiet_plan
 from lapse import masks as drawing
+from lapse.errors import LapseError
 from lapse.noise import collect
 from lapse.plan import Masks
 
@@ -232,3 +233,16 @@ def test_cells_train_in_a_compiled_model() -> None:
         loss = model.train_on_batch(given.x, np.zeros((BATCH, TIMESTEPS, UNITS)))
         y, _ = oracle(LSTM, given, drawing.draw(made.plan, 5 | call << 32, **SIZES))
         close(loss, np.mean(y**2), what=f"call {call}")
+
+
+def test_masks_for_another_cell_or_sequence_are_refused() -> None:
+    given = problem(LSTM)
+    cell = given.give(lapse_cell(LSTM, "h:0.5@BFG"))
+    x, state = given.x[:, 0], list(given.state)
+    for masks in (
+        Masks(i=np.ones((1, 1, 1, UNITS), "f")),
+        Masks(h=np.ones((BATCH, 7, 4, UNITS), "f")),
+        cell.draw_masks(BATCH + 2),
+    ):
+        with pytest.raises(LapseError, match="mask"):
+            cell(x, state, masks=masks)

@@ -204,3 +204,11 @@ def test_illegal_noise_is_refused() -> None:
         lapse.keras.convert(stack(layers.LSTM), noise="half")
     with pytest.raises(LapseError, match="r"):
         lapse.keras.convert(stack(layers.SimpleRNN), noise="r:0.5@BF")
+
+
+def test_noise_that_no_layer_takes_is_said() -> None:
+    for layer in (keras.layers.Dense(3), lapse.keras.LSTM(3)):
+        model = keras.Sequential([keras.Input((7, 5)), layer])
+        with pytest.raises(LapseError, match="that could take the noise"):
+            lapse.keras.convert(model, noise="x:.3@BF")
+        assert type(lapse.keras.convert(model).layers[0]) is type(layer)

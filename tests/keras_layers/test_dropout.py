@@ -257,3 +257,9 @@ def test_a_layer_without_gates_refuses_masks_per_gate() -> None:
 def test_timestep_dropout_takes_no_noise_shape() -> None:
     with pytest.raises(TypeError, match="noise_shape"):
         TimestepDropout(0.5, noise_shape=(1, 1, 3))
+
+
+@pytest.mark.parametrize("kind", ["Dropout", "SpatialDropout1D", "TimestepDropout"])
+def test_an_empty_batch_stays_empty(kind: str) -> None:
+    layer = getattr(lapse.keras, kind)(0.5)
+    assert array(layer(np.zeros((0, 7, 5), "f"), training=True)).shape == (0, 7, 5)

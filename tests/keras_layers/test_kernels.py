@@ -164,6 +164,45 @@ def test_a_mask_has_no_gradient() -> None:
     assert tape.gradient(loss, mask) is None
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's tapes")
+@pytest.mark.parametrize("in_a_graph", [False, True], ids=["eager", "graph"])
+def test_a_gradient_of_gradients_says_what_to_write(in_a_graph: bool) -> None:
+    import tensorflow as tf
+
+    def penalty(layer: Any, x: Any) -> Any:
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x) ** 2)
+            loss = y + tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return outer.gradient(loss, [one.value for one in layer.trainable_variables])
+
+    given = problem(LSTM)
+    x = tf.constant(given.x)
+    run = tf.function(penalty) if in_a_graph else penalty
+    with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+        run(given.give(lapse_layer(LSTM)), x)
+    plain = given.give(lapse_layer(LSTM, kernel="reference"))
+    assert all(gradient is not None for gradient in run(plain, x))
+
+
+@CELL
+def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
+    given = problem(cell)
+    layer = given.give(lapse_layer(cell, "x:0.5@BF"))
+    x, state = given.x, list(given.state)
+    with pytest.raises(LapseError, match=rf"the input of {layer.name} has shape \(3, 7, 4\)"):
+        layer(x[..., :4])
+    with pytest.raises(LapseError, match=r"mask of .* has shape \(3, 6\); it needs \(3, 7\)"):
+        layer(x, mask=RUNNING[:, :6])
+    with pytest.raises(LapseError, match=r"initial_state of .* has shape \(1, 11\)"):
+        layer(x, initial_state=[part[:1] for part in state])
+    with pytest.raises(LapseError, match="masks= is int, which is no Masks"):
+        layer(x, masks=3)
+    with pytest.raises(LapseError, match=r"the seed 1\.5 is no whole number"):
+        layer.draw_masks(3, 7, seed=1.5)
+
+
 def test_explicit_xla_gives_way_with_a_word() -> None:
     if BACKEND != "tensorflow":
         pytest.skip("only TensorFlow has this choice")

@@ -355,3 +355,10 @@ def test_a_model_of_keras_s_on_pytorch_is_taken_for_keras_s() -> None:
     model = whole_of_ours()
     found = lapse.predict(model, X.astype("float64"), 2, batch_size=1)
     assert found.mean.shape == (BATCH, 4) and found.spread.any()
+
+
+def test_inputs_that_change_from_pass_to_pass_are_refused() -> None:
+    model = keras.Sequential([keras.Input((7, 5)), lapse.keras.LSTM(3, recurrent_dropout=0.5)])
+    for x in (iter([np.zeros((2, 7, 5))]), (np.zeros((2, 7, 5)) for _ in range(2))):
+        with pytest.raises(LapseError, match="its samples must be the same in each pass"):
+            lapse.predict(model, x)

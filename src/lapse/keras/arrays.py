@@ -7,7 +7,6 @@ NumPy when it calls the C++ kernels too; everywhere else NumPy does. The bits ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import keras
@@ -159,7 +158,8 @@ def _drawn_on(seed: Any) -> tuple[Any, Any]:
     """The arrays to draw on, and the seed as they take it."""
     if _in_a_graph(seed):
         return _GRAPHS[keras.backend.backend()], seed
-    if not isinstance(seed, Integral):
+    seed = masks.seed_words(seed)
+    if not isinstance(seed, tuple):
         seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
     if keras.backend.backend() == "torch":
         from lapse.torch.drawing import ARRAYS

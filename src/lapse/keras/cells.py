@@ -16,7 +16,7 @@ from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
-from lapse.plan import Masks
+from lapse.plan import Masks, check_masks
 
 
 class _Cell(Noisy):
@@ -89,6 +89,14 @@ class _Cell(Noisy):
 
     def _masks(self, inputs: Any, training: bool, given: Masks | None) -> Masks:
         if given is not None:
+            check_masks(
+                given,
+                self.plan,
+                batch=inputs.shape[0],
+                timesteps=1,
+                features=self.kernel.shape[0],
+                units=self.units,
+            )
             return given
         if not (training and self.plan.slots):
             return masks.expected(self.plan)

@@ -37,21 +37,30 @@ def convert(model: Any, noise: Any = None) -> Any:
             `recurrent_dropout`; as for `lapse.keras.LSTM`.
 
     Raises:
-        LapseError: for a subclassed model, for what is no layer, and for noise that one of the
-            layers can't have.
+        LapseError: for a subclassed model, for what is no layer, for noise that one of the layers
+            can't have, and where there is none to have it.
     """
     text = " ".join(map(str, collect(noise)))
+    found_any = False
 
     def exchanged(config: Config) -> Config:
+        nonlocal found_any
         if config["module"] != "keras.layers" or config["class_name"] not in _KINDS:
             return config
+        found_any = True
         kind = _KINDS[config["class_name"]]
         name = keras.saving.get_registered_name(kind)
         inner = {**config["config"], "noise": text}
         found = {"module": kind.__module__, "registered_name": name, "config": inner}
         return {**config, **found}
 
-    return _copy(model, exchanged)
+    made = _copy(model, exchanged)
+    if text and not found_any:
+        raise LapseError(
+            f"{model.name} has no recurrent layer and no cell of Keras's that could take the noise "
+            "(lapse's own stay what they are); give noise= where the layer is made."
+        )
+    return made
 
 
 def to_native(model: Any) -> Any:

@@ -6,6 +6,8 @@ They draw the masks of the term x of a recurrent layer: `Dropout(0.5)` is x:0.5@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import mul
 from typing import Any
 
 import keras
@@ -52,7 +54,8 @@ class _Drop(KeepsNoise):
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
         batch, *between, features = shape if len(shape) > 1 else (*shape, 1)
-        inputs = ops.reshape(inputs, (batch, -1 if between else 1, features))
+        # Not -1, which nobody can tell for an empty batch.
+        inputs = ops.reshape(inputs, (batch, reduce(mul, between, 1), features))
         drawn = arrays.draw(
             noise,
             self.seed_generator.next(),

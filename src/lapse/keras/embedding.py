@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import mul
 from typing import Any
 
 import keras
@@ -71,7 +73,7 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
         if kept.shape[0] == 1:
             factors = ops.take(kept[0], ids)
         else:
-            flat = ops.reshape(ids, (batch, -1))
+            flat = ops.reshape(ids, (batch, reduce(mul, shape, 1)))
             factors = ops.reshape(ops.take_along_axis(kept, flat, axis=1), (batch, *shape))
         return rows * factors[..., None]
 

@@ -153,6 +153,7 @@ class _Recurrent(Noisy):
         )  # Keras leaves whole numbers as they are
         batch, timesteps, features = ops.shape(sequences)
         state = tuple(initial_state)
+        self._check(sequences, running, state, given)
         kernel = arrays.chosen(sequences, self.cell, given or Masks(), state, self.kernel)
         if given is not None:
             known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
@@ -181,6 +182,30 @@ class _Recurrent(Noisy):
         # Keras gives the steps in the order in which they ran.
         turned = ops.flip(outputs, axis=1) if self.return_sequences else outputs
         return outputs[:, 0], turned, list(last)
+
+    def _check(self, sequences: Any, running: Any, state: tuple, given: Any) -> None:
+        """Before the kernels, which would speak of arrays that the user doesn't know."""
+        batch, timesteps, _ = sequences.shape
+        wanted: list[tuple[str, Any, tuple]] = [
+            ("the input", sequences, (batch, timesteps, self.cell.kernel.shape[0]))
+        ]
+        wanted += [("initial_state", part, (batch, self.units)) for part in state]
+        if running is not None:
+            wanted.append(("mask", running, (batch, timesteps)))
+        for name, value, shape in wanted:
+            found = tuple(value.shape)
+            fits = len(found) == len(shape) and all(
+                None in pair or pair[0] == pair[1] for pair in zip(found, shape, strict=True)
+            )
+            if not fits:
+                raise LapseError(
+                    f"{name} of {self.name} has shape {found}; it needs {shape} here, as the "
+                    "layer was built and the input is."
+                )
+        if given is not None and not isinstance(given, Masks):
+            raise LapseError(
+                f"masks= is {type(given).__name__}, which is no Masks; give what draw_masks gives."
+            )
 
     def get_config(self) -> dict[str, Any]:
         # SimpleRNN's own leaves the seed out.

@@ -118,6 +118,12 @@ def drawing(
             f"{type(model).__name__} was given, a layer, and predict needs a model; write "
             "keras.Sequential([layer])."
         )
+    for part in keras.tree.flatten(x):
+        if not (hasattr(part, "shape") and hasattr(part, "dtype")):
+            raise LapseError(
+                f"{type(part).__name__} was given as an input, and its samples must be the same in "
+                "each pass; give arrays or tensors, or lists or dictionaries of these."
+            )
     everything = model._flatten_layers()
     recurrent = [one for one in everything if isinstance(one, layers.RNN) and one.stateful]
     states = keras.tree.flatten([one.states for one in recurrent])

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lapse import masks
+from lapse import masks, packing
+from lapse.errors import LapseError
 from lapse.kernels.host import Backward, Forward
-from lapse.kernels.layer import Flags, Inputs, gradient_shapes, result_shapes
-from lapse.packing import outlines, packed, scales, unpacked
+from lapse.kernels.layer import Flags, Gradients, Inputs, gradient_shapes, result_shapes
 from lapse.plan import Masks, Plan
 
 
-def layer(flags: Flags, of_bytes: tuple[float, ...], inputs: Inputs) -> tuple[Any, Any, Any, Any]:
+def layer(flags: Flags, scales: tuple[float, ...], inputs: Inputs) -> tuple[Any, Any, Any, Any]:
     """`kernels.layer.forward`, of whose results it gives the last h and c, all h and outputs.
 
     Args:
-        of_bytes: what each mask is multiplied by, where it is uint8.
+        scales: what each mask is multiplied by, where it is uint8.
     """
     nest = _Nest.of(inputs)
     batch, timesteps, _ = inputs.x.shape
@@ -27,11 +27,11 @@ def layer(flags: Flags, of_bytes: tuple[float, ...], inputs: Inputs) -> tuple[An
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: Any) -> tuple[Any, Callable]:
-        forward = Forward(flags, of_bytes)
+        forward = Forward(flags, scales)
         found = _called(lambda *arrays: forward(nest.filled(arrays)), shapes, given)
 
         def gradients(of_last_h: Any, of_last_c: Any, of_h: Any, of_y: Any) -> list[Any]:
-            backward = Backward(flags, of_bytes, of_x=True)
+            backward = Backward(flags, scales, of_x=True)
             last_c = [of_last_c] if flags.cell == "LSTM" else []
             kept = [found.h, found.c, found.saved, of_y if masks_y else of_h, of_last_h, *last_c]
 
@@ -43,14 +43,30 @@ def layer(flags: Flags, of_bytes: tuple[float, ...], inputs: Inputs) -> tuple[An
                 )
 
             size = (batch, timesteps, inputs.x.shape[2])
-            shapes = gradient_shapes(flags.cell, flags.reset_after, size, units, of_x=True)
-            of_inputs = _called(back, shapes, (*kept, *given))._asdict()
+            of_each = gradient_shapes(flags.cell, flags.reset_after, size, units, of_x=True)
+            of_inputs = Gradients(*_first(back, of_each)(*kept, *given))._asdict()
             # There is none for masks: where one asks, TensorFlow says that it is missing.
             return [of_inputs.get(name) for name in nest.names]
 
         return (found.last_h, found.last_c, found.h, found.y), gradients
 
     return run(*nest.values)  # type: ignore[no-any-return]
+
+
+def _first(back: Callable, shapes: Gradients) -> Callable:
+    """Calls a function of NumPy arrays that gives gradients, which have none themselves."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def first(*given: Any) -> tuple[Any, Callable]:
+        def second(*_: Any) -> None:
+            raise LapseError(
+                "a gradient of gradients is asked for, and the C++ kernel has none on TensorFlow; "
+                "give the layer kernel='reference'."
+            )
+
+        return tuple(_called(back, shapes, given)), second
+
+    return first  # type: ignore[no-any-return]
 
 
 def _called(function: Callable, shapes: Any, given: Any) -> Any:
@@ -89,19 +105,19 @@ def draw(plan: Plan, seed: Any, *, direction: int, batch: Any, timesteps: Any, *
         of: features and units.
     """
 
-    def drawn(words: Any, sizes: Any) -> list[Any]:
-        batch, timesteps = map(int, sizes)
+    def drawn(words: Any, counts: Any) -> list[Any]:
+        batch, timesteps = map(int, counts)
         sizes = {"batch": batch, "timesteps": timesteps, **of, "direction": direction}
-        return packed(plan, masks.draw(plan, list(map(int, words)), **sizes, packed=True))
+        return packing.packed(plan, masks.draw(plan, [*map(int, words)], **sizes, packed=True))
 
     known = {
         name: None if tf.is_tensor(size) else size
         for name, size in (("batch", batch), ("timesteps", timesteps))
     }
-    expected = outlines(plan, **known, **of)
-    types = [tf.uint8 if of_bytes else tf.float32 for _, of_bytes in expected]
-    sizes = tf.stack([tf.cast(batch, tf.int64), tf.cast(timesteps, tf.int64)])
-    arrays = tf.numpy_function(drawn, [seed, sizes], types, stateful=False)
+    expected = packing.outlines(plan, **known, **of)
+    types = [tf.uint8 if bytes_ else tf.float32 for _, bytes_ in expected]
+    counts = tf.stack([tf.cast(batch, tf.int64), tf.cast(timesteps, tf.int64)])
+    arrays = tf.numpy_function(drawn, [seed, counts], types, stateful=False)
     for array, (shape, _) in zip(arrays, expected, strict=True):
         array.set_shape(shape)
-    return unpacked(scales(plan), arrays)
+    return packing.unpacked(packing.scales(plan), arrays)

@@ -61,7 +61,7 @@ def _whole(values: Any, name: str, batch: int) -> Tensor:
 
 
 def checked_states(
-    hx: Any, widths: dict[str, int], counts: tuple[int, int], single: bool
+    hx: Any, widths: dict[str, int], counts: tuple[int, int], single: bool, dtype: torch.dtype
 ) -> tuple[Tensor, ...] | None:
     """The states before the first steps, (layers * directions, batch, width) each.
 
@@ -70,20 +70,28 @@ def checked_states(
         widths: how many numbers each state has, by name.
         counts: layers * directions, and the batch.
         single: whether there is one sequence without an axis for the batch.
+        dtype: of the input, and so of the states, but under autocast.
     """
     if hx is None:
         return None
     pair = len(widths) > 1
-    parts = tuple(hx) if pair and not isinstance(hx, Tensor) else (hx,)
+    parts = tuple(hx) if pair and isinstance(hx, (list, tuple)) else (hx,)
     if not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
         wanted = "a pair (h, c) of tensors" if pair else "one tensor h"
-        raise LapseError(f"hx is {hx!r}; it needs to be {wanted}.")
+        raise LapseError(f"hx is of {kinds}; it needs to be {wanted}.")
     found = [tuple(part.shape) for part in parts]
     needed = [(*counts[: 2 - single], width) for width in widths.values()]
     if found != needed:
         raise LapseError(
             f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(widths)} of shape "
             f"{' and '.join(map(str, dict.fromkeys(needed)))}."
+        )
+    types = {part.dtype for part in parts}
+    if types != {dtype} and not torch._C._is_any_autocast_enabled():
+        raise LapseError(
+            f"hx has the types {', '.join(map(str, types))}, and the input {dtype}; write "
+            f"hx.to({dtype})."
         )
     return tuple(part.unsqueeze(1) if single else part for part in parts)
 

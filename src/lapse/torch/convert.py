@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from lapse import masks
 from lapse.errors import LapseError
+from lapse.torch.embedding import Embedding
 from lapse.torch.modules import GRU, LSTM, RNN
 
 _OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
-_ADDED = ("recurrent_dropout", "generator", "kernel", "noise", "_between", "_ones")
+_THEIRS: dict[type, type] = {ours: theirs for theirs, ours in _OURS.items()}
+_THEIRS[Embedding] = nn.Embedding
+_ADDED = ("recurrent_dropout", "generator", "kernel", "noise", "_between", "_ones", "terms")
 
 
 def convert(model: nn.Module, noise: Any = None, recurrent_dropout: float = 0.0) -> nn.Module:
@@ -27,13 +30,20 @@ def convert(model: nn.Module, noise: Any = None, recurrent_dropout: float = 0.0)
         noise, recurrent_dropout: of each module that is exchanged, as for `lapse.torch.LSTM`.
 
     Raises:
-        LapseError: for noise that one of the modules can't have.
+        LapseError: for noise that one of the modules can't have, and where there is no module to
+            have it.
     """
     made = copy.deepcopy(model)
-    for module in made.modules():
-        if type(module) in _OURS:
-            module.__class__ = _OURS[type(module)]
-            module._set_noise(recurrent_dropout, noise)  # type: ignore[operator]
+    found = [module for module in made.modules() if type(module) in _OURS]
+    if not found and (noise is not None or recurrent_dropout):
+        raise LapseError(
+            f"{type(model).__name__} has no nn.LSTM, nn.GRU or nn.RNN that could take the noise "
+            "(subclasses stay what they are, and so do lapse's own); give noise= where the layer "
+            "is made."
+        )
+    for module in found:
+        module.__class__ = _OURS[type(module)]
+        module._set_noise(recurrent_dropout, noise)  # type: ignore[operator]
     return made
 
 
@@ -45,14 +55,21 @@ def to_native(model: nn.Module) -> nn.Module:
         model: any module; it stays unchanged.
 
     Raises:
-        LapseError: for noise that acts in evaluation, as zoneout does.
+        LapseError: for noise that acts in evaluation, as zoneout does, and for what is derived from
+            lapse's modules, as parametrizations make it.
     """
     made = copy.deepcopy(model)
+    kinds: Any = tuple(_THEIRS)
     for name, module in made.named_modules():
-        if type(module) not in _THEIRS:
+        if not isinstance(module, kinds):
             continue
-        ones: Any = module._ones
-        if any(factor is not None for one in ones for factor in one.noise.expected):
+        if type(module) not in _THEIRS:
+            raise LapseError(
+                f"{name or 'the model'} is a {type(module).__name__}, derived from a module of "
+                "lapse's, and to_native knows these alone; remove parametrizations first, and "
+                "exchange classes of your own yourself."
+            )
+        if _acts_in_evaluation(module):
             raise LapseError(
                 f"{name or type(module).__name__} has the noise {module.noise}, which acts in "
                 "evaluation too; PyTorch's own module has no such thing. Train without it to "
@@ -60,5 +77,11 @@ def to_native(model: nn.Module) -> nn.Module:
             )
         module.__class__ = _THEIRS[type(module)]
         for added in _ADDED:
-            delattr(module, added)
+            vars(module).pop(added, None)
     return made
+
+
+def _acts_in_evaluation(module: Any) -> bool:
+    if isinstance(module, Embedding):
+        return masks.expected_rows(module.terms) != 1
+    return any(factor is not None for one in module._ones for factor in one.noise.expected)

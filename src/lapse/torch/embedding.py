@@ -37,6 +37,7 @@ class Embedding(nn.Embedding):
         masks.check_rows(terms)
         super().__init__(*args, **kwargs)
         self.terms = terms
+        self.noise = " ".join(map(str, terms))
         self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:

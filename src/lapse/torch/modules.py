@@ -31,8 +31,11 @@ from lapse.torch.plain import LIBRARY, floats
 from lapse.torch.stack import One, as_text, stack
 from lapse.weights import from_torch
 
+
 # What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
-choose = constant(choose)
+@constant
+def _chosen(why_not: str | None, kernel: str, expected: bool) -> str:
+    return choose(why_not, kernel, expected=expected)
 
 
 class _Recurrent(nn.RNNBase):
@@ -71,6 +74,14 @@ class _Recurrent(nn.RNNBase):
         self.kernel = kernel
         self.noise = as_text(noise, self.num_layers, recurrent_dropout)
         self._between, self._ones = self.dropout, stack(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("noise", "recurrent_dropout") and "_ones" in vars(self):
+            raise LapseError(
+                f"{name}={value!r} was set on a {type(self).__name__} that has its noise already; "
+                "make a new one, and load_state_dict this one's weights."
+            )
+        super().__setattr__(name, value)
 
     def _widths(self) -> dict[str, int]:
         """How many numbers each state has."""
@@ -117,6 +128,8 @@ class _Recurrent(nn.RNNBase):
         words = None if seed is None else torch.tensor(masks.seed_words(seed))
         words = draw_seed(self.generator) if words is None else words
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
+        if like.dtype in (torch.float16, torch.bfloat16):
+            like = like.new_empty(0, dtype=torch.float32)  # in which they are drawn and used
         rows = None if samples is None else checked_samples(samples, batch)
         drawn = [one.draw(batch, timesteps, words, rows) for one in self._each()]
         found = [floats(of_one, like) for of_one in drawn]
@@ -176,13 +189,15 @@ class _Recurrent(nn.RNNBase):
         batch, timesteps = x.shape[:2]
         if lengths is not None:
             lengths = checked_lengths(lengths, batch, timesteps)
-        states = checked_states(hx, self._widths(), (len(ones), batch), single)
+        states = checked_states(hx, self._widths(), (len(ones), batch), single, x.dtype)
         drawn = self._masks(ones, masks, batch, timesteps)
         running = None if lengths is None else running_steps(lengths, timesteps, x.device)
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-            # What autocast is for, half precision in matrix products, saves no time on a CPU.
+        autocast = device != "meta" and torch.is_autocast_enabled(device)
+        if autocast and x.dtype != torch.float64:
+            # States add up, and half precision in matrix products saves no time on a CPU.
             with torch.autocast(device, enabled=False):
+                states = states and tuple(part.float() for part in states)
                 x, last = self._stack(x.float(), drawn, states, running)
             kind = torch.get_autocast_dtype(device)
             x, last = x.to(kind), tuple(part.to(kind) for part in last)
@@ -219,7 +234,13 @@ class _Recurrent(nn.RNNBase):
             exporting.refuse_drawing()
             seed = draw_seed(self.generator)
             return [one.draw(batch, timesteps, seed) for one in ones]
-        each: Sequence[Masks] = (given,) if isinstance(given, Masks) else tuple(given)
+        each: Sequence[Masks] = given if isinstance(given, (list, tuple)) else (given,)
+        each = (given,) if isinstance(given, Masks) else each
+        if wrong := [one for one in each if not isinstance(one, Masks)]:
+            raise LapseError(
+                f"masks= holds {type(wrong[0]).__name__}, which is no Masks; give what draw_masks "
+                "gives."
+            )
         if len(each) != len(ones):
             raise LapseError(
                 f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
@@ -249,7 +270,7 @@ class _Recurrent(nn.RNNBase):
         }
         unasked = exporting.obstacle()
         why_not = unasked or fused.obstacle(x, weights, masks, state, activations=plain)
-        if choose(why_not, self.kernel, expected=unasked is not None) == "cpu":
+        if _chosen(why_not, self.kernel, unasked is not None) == "cpu":
             return fused.unroll(self.cell, x, weights, masks, **call)
         if exporting.exporting():
             return exporting.unroll(
