@@ -215,7 +215,7 @@ def _merged(merge: str, outputs: list, library: Library) -> Any:
 
 
 def masks_of(call: Call, number: int) -> list[Masks]:
-    """What each layer has in a call, the first or the second."""
+    """What each layer has in a call, the first or the second: numbers of float32, in any layer."""
     rates = call.options["dropout"], call.options["recurrent_dropout"]
     gates = "G" if rates[1] else ""
     plan = quiet_plan(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
@@ -231,7 +231,6 @@ def masks_of(call: Call, number: int) -> list[Masks]:
                 features=call.features,
                 units=call.options["units"],
                 direction=int(reverse),
-                packed=not call.masks_given,
             )
         )
         for reverse in call.reverse
