@@ -8,11 +8,10 @@ leaves a factor in it. Everything else is the plain loop, as one operator that s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 from lapse import cells
 from lapse.cells import Library, Weights
@@ -20,14 +19,24 @@ from lapse.errors import LapseError
 from lapse.plan import STATES, Masks
 from lapse.torch.plain import LIBRARY
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def known(function: Function) -> Function:
+    """Has torch.compile call a function of constants as it is, rather than look into it.
+
+    As `torch.compiler.assume_constant_result` has, which imports the compiler for it.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
 
 def exporting() -> bool:
     """Whether `torch.export` is writing the call down, be it for ONNX or not."""
     return torch.compiler.is_exporting()
 
 
-# torch.compile would assume that it is never for ONNX, were it to look inside.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@known  # torch.compile would assume that it is never for ONNX, were it to look inside
 def to_onnx() -> bool:
     """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
     if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):
@@ -80,6 +89,7 @@ def unroll(
 
 def _scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
     """`cells.plain_scan` as one operator, which wants no tensor to stand in two places."""
+    from torch._higher_order_ops.scan import scan  # with a compiler, that takes a second to import
 
     def apart(parts: tuple) -> tuple:
         return tuple(part.clone() for part in parts)

@@ -24,8 +24,7 @@ from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.weights import from_torch
 
-# What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
-choose = torch.compiler.assume_constant_result(choose)
+choose = exporting.known(choose)  # it may warn, which torch.compile can't write down
 
 
 class _Noise(NamedTuple):
