@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
 from lapse.errors import LapseError
 from torch_support import in_every_module, one_thread  # noqa: F401  for every test here
@@ -96,13 +96,46 @@ def test_many_gradients_of_one_call(ours: type, options: dict[str, Any]) -> None
     assert torch.equal(vmap(back)(each), torch.stack([back(along) for along in each]))
 
 
+@in_every_stack
+@in_every_module
+def test_gradients_that_are_asked_for_when_the_transform_is_over(
+    ours: type, options: dict[str, Any]
+) -> None:
+    """Of a call that the kernel ran, and the gradients of these gradients."""
+    torch.manual_seed(0)
+    layer, x = made(ours, options, kernel="cpu"), torch.randn(4, 2, 5)
+    masks, along = layer.draw_masks(2, 4), torch.randn(4, 2, 7 * (1 + layer.bidirectional))
+
+    def call(x: Tensor) -> Tensor:
+        return layer(x, masks=masks)[0]
+
+    y, back = vjp(call, x)
+    leaf = x.clone().requires_grad_()
+    wanted = torch.autograd.grad(call(leaf), leaf, along, create_graph=True)
+    torch.testing.assert_close(y, call(x))
+    torch.testing.assert_close(back(along), wanted)
+    (again,) = torch.autograd.grad(wanted[0].square().sum(), leaf)
+    torch.testing.assert_close(grad(lambda x: vjp(call, x)[1](along)[0].square().sum())(x), again)
+
+
 @in_every_module
 def test_the_kernel_asked_for_by_force_says_why_not(ours: type) -> None:
     layer, x = made(ours, {}, kernel="cpu").eval(), torch.randn(6, 2, 5)
-    with pytest.raises(LapseError, match=r"transforms of torch\.func"):
+    with pytest.raises(LapseError, match="can't run here: it knows nothing of vmap"):
+        vmap(lambda x: layer(x)[0])(torch.stack([x, x]))
+    with pytest.raises(LapseError, match="derivatives in forward mode"):
         jvp(lambda x: layer(x)[0], (x,), (x,))
-    with (
-        torch.autograd.forward_ad.dual_level(),
-        pytest.raises(LapseError, match="derivatives in forward mode"),
-    ):
-        layer(torch.autograd.forward_ad.make_dual(x, x))
+
+
+@in_every_module
+def test_an_ensemble_compiles(ours: type) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    layer, xs = made(ours, {}).eval(), torch.randn(3, 6, 2, 5)
+
+    def each(xs: Tensor) -> Tensor:
+        return vmap(lambda x: layer(x)[0])(xs)
+
+    found = torch.compile(each, fullgraph=True, backend="aot_eager")(xs)
+    torch.testing.assert_close(found, torch.stack([layer(x)[0] for x in xs]))
+    torch.compiler.reset()

@@ -38,10 +38,13 @@ def _gradients(
     wanted = ctx.needs_input_grad[3:9]
     leaves = x, kernel, recurrent, bias, h0, c0
     if torch.is_grad_enabled():  # create_graph=True: these gradients have gradients themselves
-        cell, reset_after, reverse = ctx.flags
-        by_slot = plain.by_slot(cell, masks, ctx.scales)
-        outputs = plain.layer(cell, reset_after, reverse, *leaves, running, by_slot)
-        gradients = _differentiable(outputs, (dlast_h, dlast_c, dh), leaves, wanted)
+        by_slot = plain.by_slot(ctx.flags[0], masks, ctx.scales)
+
+        def layer(*leaves: Any) -> tuple:
+            arguments = (*ctx.flags, *leaves, running, by_slot)
+            return plain.layer(*arguments)
+
+        gradients = _differentiable(layer, (dlast_h, dlast_c, dh), leaves, wanted)
     else:
         columns_first = recurrent.stride(0) == 1
         dx, *dkernels, dbias, dh0, dc0 = back(
@@ -55,19 +58,20 @@ def _gradients(
     return None, None, None, *gradients, None, None, None, None, None
 
 
-def _differentiable(outputs: Any, given: Any, leaves: Any, wanted: Any) -> tuple:
-    """The gradients of the wanted leaves, in a graph."""
-    known = [(out, grad) for out, grad in zip(outputs, given, strict=True) if grad is not None]
-    needed = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
-    found = iter(
-        torch.autograd.grad(
-            [out for out, _ in known],
-            needed,
-            [grad for _, grad in known],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
+def _differentiable(layer: Callable, given: tuple, leaves: tuple, wanted: tuple) -> tuple:
+    """The gradients of the wanted leaves, in a graph.
+
+    By `torch.func.vjp`, as what is saved under a transform of torch.func may have lost its graph.
+    """
+
+    def known(*needed: Tensor) -> tuple:
+        some = iter(needed)
+        full = [next(some) if want else leaf for leaf, want in zip(leaves, wanted, strict=True)]
+        return tuple(out for out, grad in zip(layer(*full), given, strict=True) if grad is not None)
+
+    needed = (leaf for leaf, want in zip(leaves, wanted, strict=True) if want)
+    back = torch.func.vjp(known, *needed)[1]
+    found = iter(back(tuple(grad for grad in given if grad is not None)))
     return tuple(next(found) if want else None for want in wanted)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 from lapse import cells
 from lapse.cells import Library, Weights
@@ -81,6 +80,7 @@ def unroll(
 
 def _scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
     """`cells.plain_scan` as one operator, which wants no tensor to stand in two places."""
+    from torch._higher_order_ops.scan import scan  # with a compiler, that takes a second to import
 
     def apart(parts: tuple) -> tuple:
         return tuple(part.clone() for part in parts)

@@ -41,13 +41,22 @@ def obstacle(
         return "it has no projection of h"
     if any(mask.requires_grad for mask in of_noise):
         return "it has no gradients for masks"
-    if torch._C._are_functorch_transforms_active():
-        return "it knows nothing of the transforms of torch.func"
+    if torch._C._are_functorch_transforms_active() and _mapped():
+        return "it knows nothing of vmap"
     if forward_ad._current_level >= 0:
         return "it has no derivatives in forward mode"
     if not activations:
         return "its activations are tanh and sigmoid"
     return None
+
+
+def _mapped() -> bool:
+    """Whether one of the transforms of torch.func at work is a vmap, as far as one can tell."""
+    if torch.compiler.is_compiling():  # which asks for no more than whether there are any
+        return True
+    functorch = torch._C._functorch
+    levels = functorch.get_interpreter_stack() or []
+    return any(level.key() == functorch.TransformType.Vmap for level in levels)
 
 
 def unroll(

@@ -32,17 +32,18 @@ def direct(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
         or any(map(_has_no_memory, tensors))
     )
 
 
 def _has_no_memory(tensor: Tensor | None) -> bool:
-    """Of its own: a subclass, or what `is_grads_batched=True` makes of many gradients."""
+    """Of its own: a subclass, or what `vmap` and `is_grads_batched=True` make of many tensors."""
     if tensor is None:
         return False
     own = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
-    return not own or torch._C._functorch.is_legacy_batchedtensor(tensor)
+    functorch = torch._C._functorch
+    batched = functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    return not own or batched
 
 
 def pool() -> tuple[int, int]:
