@@ -1,4 +1,9 @@
-"""What is wrong in Keras 3.15.1's own recurrent layers and must be right in lapse's."""
+"""What is wrong in Keras 3.15.1's own recurrent layers and must be right in lapse's.
+
+B1 to B12 number these bugs. Two are in classes that lapse has none of: B8, that `Bidirectional` with
+`stateful` and `return_state` fails on a mask, and B11, that GaussianDropout and AlphaDropout take a
+rate of 1 and fail when they are called.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ PADDING[0, 5:] = PADDING[1, :2] = PADDING[1, 4] = PADDING[2] = False
 
 @pytest.mark.parametrize("kind", [LSTM, GRU], ids=lambda kind: kind.__name__)
 def test_implementation_1_takes_dropout(kind: type, x: np.ndarray) -> None:
-    """Keras fails: it has a list of masks where it asks for one."""
+    """B1: Keras fails: it has a list of masks where it asks for one."""
     one, two = (kind(UNITS, dropout=0.5, implementation=n, seed=1) for n in (1, 2))
     for layer in (one, two):
         layer.build(x.shape)
@@ -45,7 +50,7 @@ def test_implementation_1_takes_dropout(kind: type, x: np.ndarray) -> None:
 def test_the_backward_half_of_bidirectional_is_in_the_order_of_time(
     kind: type, x: np.ndarray
 ) -> None:
-    """Keras turns it twice on JAX's GPUs, so that with dropout it comes out reversed."""
+    """B3: Keras turns it twice on JAX's GPUs, so that with dropout it comes out reversed."""
     both = keras.layers.Bidirectional(kind(UNITS, return_sequences=True, dropout=0.25))
     y = array(both(x))[:, :, UNITS:]
     changed = x.copy()
@@ -59,7 +64,7 @@ def test_the_backward_half_of_bidirectional_is_in_the_order_of_time(
 @pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("rate", [1.0, 1.5, -1.0])
 def test_rates_that_are_none_are_refused(kind: type, name: str, rate: float) -> None:
-    """Keras clips them without a word; at 1 some of its paths drop all and others nothing."""
+    """B4: Keras clips them without a word; at 1 some of its paths drop all and others nothing."""
     with pytest.raises(ValueError, match=rf"the rate {rate} is no probability"):
         kind(UNITS, **{name: rate})
 
@@ -67,7 +72,7 @@ def test_rates_that_are_none_are_refused(kind: type, name: str, rate: float) -> 
 @in_every_layer
 @pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
 def test_unroll_with_padding_is_the_loop(kind: type, backwards: bool, x: np.ndarray) -> None:
-    """Keras fails on PyTorch where it goes backwards, and ignores zero_output_for_mask on JAX."""
+    """B5, B6: Keras fails on PyTorch where it goes backwards; JAX forgets zero_output_for_mask."""
     options = {"return_sequences": True, "go_backwards": backwards, "zero_output_for_mask": True}
     unrolled, loop = kind(UNITS, unroll=True, **options), kind(UNITS, **options)
     for layer in (unrolled, loop):
@@ -82,7 +87,7 @@ def test_unroll_with_padding_is_the_loop(kind: type, backwards: bool, x: np.ndar
 
 @in_every_layer
 def test_a_stateful_layer_learns(kind: type, x: np.ndarray) -> None:
-    """Keras's backward pass fails on PyTorch's cuDNN path: the state was changed in place."""
+    """B7: Keras's backward pass fails on PyTorch's cuDNN path: the state was changed in place."""
     layer = kind(UNITS, stateful=True, **BOTH)
     model = keras.Sequential([keras.Input(batch_shape=x.shape), layer, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -96,7 +101,7 @@ def test_a_stateful_layer_learns(kind: type, x: np.ndarray) -> None:
 
 @in_every_layer
 def test_neighbouring_seeds_share_no_mask(kind: type) -> None:
-    """Keras on PyTorch: seed s at its draw n is seed s + 1 at its draw n - 1."""
+    """B9: Keras on PyTorch: seed s at its draw n is seed s + 1 at its draw n - 1."""
     drawn = []
     for seed in (5, 6):
         layer = kind(UNITS, recurrent_dropout=0.5, seed=seed)
@@ -108,7 +113,7 @@ def test_neighbouring_seeds_share_no_mask(kind: type) -> None:
 
 @in_every_layer
 def test_the_two_directions_share_no_mask(kind: type) -> None:
-    """Keras gives both the layer's seed, and so the same masks."""
+    """B9: Keras gives both the layer's seed, and so the same masks."""
     both = keras.layers.Bidirectional(kind(UNITS, recurrent_dropout=0.5, seed=5))
     both.build((BATCH, TIMESTEPS, FEATURES))
     one, other = (
@@ -120,7 +125,7 @@ def test_the_two_directions_share_no_mask(kind: type) -> None:
 
 @in_every_layer
 def test_evaluation_does_not_move_what_training_draws_next(kind: type, x: np.ndarray) -> None:
-    """Keras draws at evaluation, too: each one changes the next training mask."""
+    """B9: Keras draws at evaluation, too: each one changes the next training mask."""
     layer = kind(UNITS, **BOTH, seed=5)
     layer.build(x.shape)
     before = seed_state(layer)
@@ -133,7 +138,7 @@ def test_evaluation_does_not_move_what_training_draws_next(kind: type, x: np.nda
 
 @pytest.mark.parametrize("kind", [LSTMCell, GRUCell, SimpleRNNCell], ids=lambda kind: kind.__name__)
 def test_a_bare_cell_draws_at_each_call_and_for_any_batch(kind: type, x: np.ndarray) -> None:
-    """Keras's keeps its first mask for ever, and fails when the batch changes."""
+    """B9: Keras's keeps its first mask for ever, and fails when the batch changes."""
     cell = kind(UNITS, dropout=0.5)
     state = cell.get_initial_state(BATCH)
     ys = [array(cell(x[:, 0], state, training=True)[0]) for _ in range(2)]
@@ -144,7 +149,7 @@ def test_a_bare_cell_draws_at_each_call_and_for_any_batch(kind: type, x: np.ndar
 
 @in_every_layer
 def test_a_failed_call_leaves_nothing_behind(kind: type, x: np.ndarray) -> None:
-    """Keras keeps the mask of the call that failed; the next one, of another batch, fails too."""
+    """B9: Keras keeps the mask of a call that failed; the next one, of another batch, fails."""
     layer = kind(UNITS, **BOTH)
     layer(x, training=True)
     with pytest.raises(Exception):  # noqa: B017  each backend has an error of its own
@@ -154,7 +159,7 @@ def test_a_failed_call_leaves_nothing_behind(kind: type, x: np.ndarray) -> None:
 
 @in_every_layer
 def test_a_saved_layer_keeps_its_seed(kind: type) -> None:
-    """Keras loses SimpleRNN's."""
+    """B10: Keras loses SimpleRNN's."""
     layer = kind(UNITS, recurrent_dropout=0.5, seed=7)
     again = kind.from_config(layer.get_config())  # type: ignore[attr-defined]
     for one in (layer, again):
@@ -165,7 +170,7 @@ def test_a_saved_layer_keeps_its_seed(kind: type) -> None:
 
 @in_every_layer
 def test_padding_may_stand_anywhere_and_be_all_there_is(kind: type, x: np.ndarray) -> None:
-    """Keras's cuDNN path on TensorFlow stops at padding in front and at rows of padding alone."""
+    """B12: Keras's cuDNN path on TensorFlow stops at padding in front and at rows of nothing else."""
     layer = kind(UNITS, return_sequences=True)
     y = array(layer(x, mask=PADDING))
     for sample in range(BATCH):
