@@ -1,8 +1,8 @@
 """What is wrong in Keras 3.15.1's own recurrent layers and must be right in lapse's.
 
-B1 to B12 number these bugs. Two are in classes that lapse has none of: B8, that `Bidirectional` with
-`stateful` and `return_state` fails on a mask, and B11, that GaussianDropout and AlphaDropout take a
-rate of 1 and fail when they are called.
+B1 to B12 number these bugs. Two are in classes that lapse has none of: B8, that `Bidirectional`
+with `stateful` and `return_state` fails on a mask, and B11, that GaussianDropout and AlphaDropout
+take a rate of 1 and fail when they are called.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def test_a_saved_layer_keeps_its_seed(kind: type) -> None:
 
 @in_every_layer
 def test_padding_may_stand_anywhere_and_be_all_there_is(kind: type, x: np.ndarray) -> None:
-    """B12: Keras's cuDNN path on TensorFlow stops at padding in front and at rows of nothing else."""
+    """B12: Keras's cuDNN path on TensorFlow stops at padding in front, and at nothing but it."""
     layer = kind(UNITS, return_sequences=True)
     y = array(layer(x, mask=PADDING))
     for sample in range(BATCH):
