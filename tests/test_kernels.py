@@ -20,7 +20,7 @@ from lapse.kernels import addresses, dispatch
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.kernels.layer import parts
 from lapse.plan import Coins, Fleeting, Masks
-from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, modules, ops
+from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, ops, stack
 from torch_support import masks_of, poisoned, reference, results, tensor  # noqa: F401
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
@@ -380,14 +380,14 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
     ours: Any, noise: str, padded: bool, create_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = torch.tensor([5, 2, 3]) if padded else None
-    alive, draw = [], modules.draw
+    alive, draw = [], stack.draw
 
     def watched(*arguments: Any, **sizes: Any) -> Masks:
         masks = draw(*arguments, **sizes)
         alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Fleeting))
         return masks
 
-    monkeypatch.setattr(modules, "draw", watched)
+    monkeypatch.setattr(stack, "draw", watched)
     layer, x = ours(4, 7, batch_first=True, noise=noise, kernel="cpu"), torch.randn(3, 5, 4)
     x.requires_grad_()
     leaves = [x, *layer.parameters()]
