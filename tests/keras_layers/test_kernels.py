@@ -124,6 +124,24 @@ class TestTransformations:
         with pytest.raises(LapseError, match="give the layer kernel='reference'"):
             jax.grad(loss)(np.ones((BATCH, 1, 1, x.shape[2]), "f"))
 
+    @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+    @pytest.mark.parametrize("name", ["grad", "hessian"])
+    def test_a_gradient_of_gradients_says_what_to_write(self, name: str, compiled: bool) -> None:
+        import jax
+
+        def second(layer: Any) -> Any:
+            def loss(x: Any) -> Any:
+                return ops.sum(layer(x) ** 2)
+
+            twice = {"grad": jax.grad(lambda x: ops.sum(jax.grad(loss)(x) ** 2))}
+            function = twice.get(name, jax.hessian(loss))
+            return (jax.jit(function) if compiled else function)(given.x)
+
+        given = problem(LSTM)
+        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+            second(given.give(lapse_layer(LSTM)))
+        assert np.isfinite(second(given.give(lapse_layer(LSTM, kernel="reference")))).all()
+
     @CELL
     def test_many_at_once_are_one_after_the_other(self, cell: Cell) -> None:
         import jax

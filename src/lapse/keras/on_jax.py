@@ -1,4 +1,9 @@
-"""The C++ kernels as JAX functions: callbacks into NumPy with gradients of their own."""
+"""The C++ kernels as JAX functions: callbacks into NumPy with gradients of their own.
+
+The callbacks are of the kind that reads and writes XLA's own buffers. `jax.pure_callback` makes
+arrays of JAX of them instead, and where a process has one processor, the thread that would fill
+these arrays is the one that waits for them: the process hangs.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
 from jax.custom_derivatives import SymbolicZero
 
 from lapse import masks
@@ -37,10 +43,29 @@ def _forward(flags: Flags, scales: Scales, inputs: Inputs) -> Results:
     return Results._make(_called(Forward(flags, scales), shapes, inputs))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _called(function: Callable, shapes: Any, *given: Any) -> Any:
     """What a function of NumPy arrays gives, float32 arrays of these shapes."""
     results = type(shapes)._make(_Outline(shape, np.float32) for shape in shapes)
-    return jax.pure_callback(function, results, *given, vmap_method="sequential")
+    return buffer_callback(_InPlace(function), results, vmap_method="sequential")(*given)
+
+
+@_called.defjvp
+def _(*_: Any) -> Any:
+    raise LapseError(
+        "a gradient of gradients is asked for, and the C++ kernel has none on JAX; give the layer "
+        "kernel='reference'."
+    )
+
+
+@dataclass(frozen=True)
+class _InPlace:
+    """Has a function of NumPy arrays write its results where XLA wants them."""
+
+    function: Callable
+
+    def __call__(self, context: Any, out: Any, *given: Any) -> None:
+        self.function(*given, into=jax.tree.map(np.asarray, out))
 
 
 def _with_residuals(flags: Flags, scales: Scales, inputs: Any) -> tuple[Any, Any]:
@@ -101,9 +126,11 @@ class _Draw:
     plan: Plan
     sizes: tuple[tuple[str, int], ...]
 
-    def __call__(self, seed: Any) -> list[Any]:
+    def __call__(self, seed: Any, into: list[Any]) -> None:
         words = [int(word) for word in np.asarray(seed)]
-        return packed(self.plan, masks.draw(self.plan, words, **dict(self.sizes), packed=True))
+        drawn = masks.draw(self.plan, words, **dict(self.sizes), packed=True)
+        for array, mask in zip(into, packed(self.plan, drawn), strict=True):
+            array[...] = mask
 
 
 def draw(plan: Plan, seed: Any, *, direction: int, **sizes: int) -> Masks:
@@ -113,5 +140,5 @@ def draw(plan: Plan, seed: Any, *, direction: int, **sizes: int) -> Masks:
         for shape, of_bytes in outlines(plan, **sizes)
     ]
     called: Callable = _Draw(plan, tuple({**sizes, "direction": direction}.items()))
-    drawn = jax.pure_callback(called, results, seed, vmap_method="sequential")
+    drawn = buffer_callback(_InPlace(called), results, vmap_method="sequential")(seed)
     return unpacked(scales(plan), drawn)

@@ -1,7 +1,7 @@
 """The kernels as NumPy functions, for frameworks that call back into Python from their graphs.
 
 Each is a value: two that compute the same are equal, so that a graph which is cached by what it
-calls is found again.
+calls is found again. `into` holds the arrays to write to, where the framework has them ready.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Forward:
     flags: Flags
     scales: tuple[float, ...]
 
-    def __call__(self, inputs: Inputs) -> Results:
-        return layer.forward(NUMPY, self.flags, inputs.each(_array), self.scales)
+    def __call__(self, inputs: Inputs, into: Results | None = None) -> Results:
+        return layer.forward(NUMPY, self.flags, inputs.each(_array), self.scales, into)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class Backward:
     scales: tuple[float, ...]
     of_x: bool
 
-    def __call__(self, inputs: Inputs, h: Any, c: Any, saved: Any, *gradients: Any) -> Gradients:
+    def __call__(
+        self,
+        inputs: Inputs,
+        h: Any,
+        c: Any,
+        saved: Any,
+        *gradients: Any,
+        into: Gradients | None = None,
+    ) -> Gradients:
         """`gradients`: of the last h, of the last c, and of all h or all outputs."""
         return layer.backward(
             NUMPY,
@@ -46,6 +54,7 @@ class Backward:
             *map(_array, gradients),
             of_x=self.of_x,
             columns_first=False,
+            into=into,
         )
 
 

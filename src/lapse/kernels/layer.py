@@ -123,11 +123,18 @@ def gradient_shapes(
     )
 
 
-def forward(memory: Memory, flags: Flags, inputs: Inputs, scales: Sequence[float]) -> Results:
+def forward(
+    memory: Memory,
+    flags: Flags,
+    inputs: Inputs,
+    scales: Sequence[float],
+    into: Results | None = None,
+) -> Results:
     """Runs a cell over whole sequences.
 
     Args:
         scales: what the masks of x, of h and the slots are multiplied by, where they are uint8.
+        into: the arrays to write to, row after row in memory; new ones by default.
     """
     check(memory, flags, inputs)
     cell, reset_after, reverse = flags
@@ -135,7 +142,7 @@ def forward(memory: Memory, flags: Flags, inputs: Inputs, scales: Sequence[float
     (batch, timesteps, _), units = x.shape, h0.shape[1]
     masks_y = inputs.slots[-1] is not None
     shapes = result_shapes(cell, reset_after, batch, timesteps, units, masks_y)
-    made = Results(*(memory.empty(x, shape) for shape in shapes))
+    made = into or Results(*(memory.empty(x, shape) for shape in shapes))
     run(
         memory,
         *flags,
@@ -165,6 +172,7 @@ def backward(
     *,
     of_x: bool,
     columns_first: bool,
+    into: Gradients | None = None,
 ) -> Gradients:
     """The gradients of what a layer read.
 
@@ -176,6 +184,7 @@ def backward(
         of_x: whether to give that of x.
         columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's weights
             lie in memory, for the two kernels.
+        into: as for `forward`.
     """
     h, c, saved = results.h, results.c, results.saved
     given = {"h": h, "c": c, "saved": saved, "dh": dh, "dlast_h": dlast_h, "dlast_c": dlast_c}
@@ -183,7 +192,7 @@ def backward(
     cell, reset_after, _ = flags
     x, h0 = inputs.x, inputs.h0
     shapes = gradient_shapes(cell, reset_after, tuple(x.shape), h0.shape[1], of_x, columns_first)
-    found = Gradients(*(memory.empty(x, shape) for shape in shapes))
+    found = into or Gradients(*(memory.empty(x, shape) for shape in shapes))
     kernels = found.kernel, found.recurrent_kernel
     for gradient, last in ((found.h0, dlast_h), (found.c0, dlast_c)):
         gradient[...] = 0 if last is None else last
