@@ -39,11 +39,13 @@ inline vector drop(vector value, const float *mask, int64_t u, Lanes lanes) {
   return value;
 }
 
-// Moves from old to now where the mask is 1, stays where it is 0.
+// Moves from old to now where the mask is 1, stays where it is 0; there it chooses, because a difference
+// to what is far larger, or infinite, would not leave the chosen one as it is.
 template <bool KEEPS, class Lanes>
 inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes lanes) {
-  if constexpr (KEEPS) return old + load(mask + u, lanes) * (now - old);
-  return now;
+  if constexpr (!KEEPS) return now;
+  const vector m = load(mask + u, lanes), between = m * now + (1 - m) * old;
+  return m == 1 ? now : m == 0 ? old : between;
 }
 
 // The gradient of a new state before its mask and `update`; `kept` is what went past them.

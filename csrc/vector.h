@@ -18,6 +18,7 @@ constexpr int LANES = 4, WIDE = 2, TALL = 6;
 namespace {  // each instruction set has its own; shared inline functions would be merged
 
 typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t integers __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef vector unaligned __attribute__((aligned(4), may_alias));
 
 struct Full {};  // all lanes, known when compiled; `int` is how many at the end of a row
@@ -60,25 +61,54 @@ template <class Units, class Body> inline void each_unit(Units units, Body body)
   if (u < units.end) body(u, int(units.end - u));
 }
 
-// A quotient of polynomials of degree 13 and 6, within 3e-7 of tanh; its coefficients are those of
-// Eigen's generic_fast_tanh_float.
-inline vector tanh(vector x) {
-  const vector end = all(7.90531110763549805f);
-  x = x > end ? end : x;
-  x = x < -end ? -end : x;
-  const vector y = x * x;
-  vector p = y * -2.76076847742355e-16f + 2.00018790482477e-13f;
-  p = y * p + -8.60467152213735e-11f;
-  p = y * p + 5.12229709037114e-08f;
-  p = y * p + 1.48572235717979e-05f;
-  p = y * p + 6.37261928875436e-04f;
-  p = y * p + 4.89352455891786e-03f;
-  vector q = y * 1.19825839466702e-06f + 1.18534705686654e-04f;
-  q = y * q + 2.26843463243900e-03f;
-  q = y * q + 4.89352518554385e-03f;
-  return x * p / q;
+// The smaller and the larger of two; where one of them is not a number, `x`.
+#if defined(__AVX512F__)
+inline vector smaller(float end, vector x) { return (vector)_mm512_min_ps((__m512)all(end), (__m512)x); }
+inline vector larger(float end, vector x) { return (vector)_mm512_max_ps((__m512)all(end), (__m512)x); }
+#elif defined(__AVX2__)
+inline vector smaller(float end, vector x) { return (vector)_mm256_min_ps((__m256)all(end), (__m256)x); }
+inline vector larger(float end, vector x) { return (vector)_mm256_max_ps((__m256)all(end), (__m256)x); }
+#elif defined(__SSE2__)
+inline vector smaller(float end, vector x) { return (vector)_mm_min_ps((__m128)all(end), (__m128)x); }
+inline vector larger(float end, vector x) { return (vector)_mm_max_ps((__m128)all(end), (__m128)x); }
+#else
+inline vector smaller(float end, vector x) { return x > end ? all(end) : x; }
+inline vector larger(float end, vector x) { return x < end ? all(end) : x; }
+#endif
+
+// e^x as power * (1 + rest), with power = 2^n for the whole number n nearest to x / log 2. For n = -127
+// power is 0, and for n = 128 infinite, so that what is made of it saturates exactly.
+struct Exponential {
+  vector power, rest;
+};
+
+// x: n must lie in [-127, 128].
+inline Exponential exponential(vector x) {
+  constexpr float LOG2 = 0.693147182f, TO_BITS = 12582912 + 127;  // + n: n + 127 in the lowest bits
+  const vector shifted = x * (1 / LOG2) + TO_BITS;
+  const vector r = (shifted - TO_BITS) * -LOG2 + x;
+  // Least relative error in e^r - 1 on [-log 2 / 2, log 2 / 2]: 1.4e-8.
+  vector p = r * 0.0013900426f + 0.00836611167f;
+  p = r * p + 0.0416668281f;
+  p = r * p + 0.16666548f;
+  p = r * p + 0.5f;
+  return {(vector)((integers)shifted << 23), r * r * p + r};
 }
 
-inline vector sigmoid(vector x) { return 0.5f + 0.5f * tanh(0.5f * x); }
+// Both are within 1e-7 of the truth, reach their ends exactly, as PyTorch's do, and keep what is not a
+// number.
+inline vector sigmoid(vector x) {
+  const Exponential e = exponential(-larger(-88.8f, smaller(88, x)));
+  return 1 / (1 + (1 + e.rest) * e.power);
+}
+
+// By e^2|x| - 1, which keeps its digits where it is small.
+inline vector tanh(vector x) {
+  const integers sign = (integers)x & INT32_MIN;
+  const vector size = smaller(15, (vector)((integers)x ^ sign));
+  const Exponential e = exponential(size + size);
+  const vector m = e.rest * e.power + (e.power - 1);
+  return (vector)((integers)(m / (m + 2)) | sign);
+}
 
 }  // namespace

@@ -57,7 +57,7 @@ def lstm(
     h_new = o * lib.tanh(c_new)
     if projection is not None:
         h_new = h_new @ projection
-    return update(h, h_new, m.k_h), update(c, c_new, m.k_c)
+    return update(h, h_new, m.k_h, lib), update(c, c_new, m.k_c, lib)
 
 
 def gru(x: Any, h: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
@@ -68,7 +68,7 @@ def gru(x: Any, h: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
     z = drop(lib.sigmoid(x_z + h_z), m.z)
     r = drop(lib.sigmoid(x_r + h_r), m.r)
     n = drop(lib.tanh(x_n + r * h_n), m.n)
-    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h),)
+    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, lib),)
 
 
 def gru_reset_before(x: Any, h: Any, U: list, b: Any, m: Masks, lib: Library) -> tuple:
@@ -79,13 +79,13 @@ def gru_reset_before(x: Any, h: Any, U: list, b: Any, m: Masks, lib: Library) ->
     z = drop(lib.sigmoid(x_z + h_z @ U_z), m.z)
     r = drop(lib.sigmoid(x_r + h_r @ U_r), m.r)
     n = drop(lib.tanh(x_n + (r * h_n) @ U_n), m.n)
-    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h),)
+    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, lib),)
 
 
 def simple_rnn(x: Any, h: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
     """The network of Elman 1990, without gates."""
     h_new = lib.tanh(x + read(h, U, m.h, lib))
-    return (update(h, drop(h_new, m.s), m.k_h),)
+    return (update(h, drop(h_new, m.s), m.k_h, lib),)
 
 
 def drop(value: Any, mask: Any) -> Any:
@@ -93,9 +93,20 @@ def drop(value: Any, mask: Any) -> Any:
     return value if mask is None else value * mask
 
 
-def update(old: Any, new: Any, mask: Any) -> Any:
-    """Moves from old to new where the mask is 1, stays where it is 0."""
-    return new if mask is None else old + mask * (new - old)
+def update(old: Any, new: Any, mask: Any, lib: Library) -> Any:
+    """Moves from old to new where the mask is 1, stays where it is 0.
+
+    A mask of 1 gives new and one of 0 gives old to the last bit, however large the other is.
+    """
+    if mask is None:
+        return new
+    return _share(mask, new, lib) + _share(1 - mask, old, lib)
+
+
+def _share(mask: Any, value: Any, lib: Library) -> Any:
+    """mask * value, where 0 * infinity is 0; the gradient of the mask is the value throughout."""
+    product = mask * value
+    return lib.where((mask == 0) & (product != product), 0, product)
 
 
 def read(h: Any, U: Any, masks: list | None, lib: Library) -> Any:
