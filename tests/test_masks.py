@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 
 import catalog
 from lapse import masks
+from lapse.arrays import NumpyArrays
 from lapse.errors import LapseError
 from lapse.noise import Term, collect, parse
 from lapse.plan import Masks, Plan, plan
@@ -511,6 +512,76 @@ def test_lengths_of_spans(longest: int) -> None:
     expected = total / longest
     error = catalog.SIGMAS * math.sqrt(expected) + 0.05 * expected  # a few touch or overlap
     assert np.abs(alone - expected).max() < error
+
+
+@pytest.mark.parametrize("longest", [1, 2, 7, 100, 5000])
+@pytest.mark.parametrize("axis", ["T", "F"])
+def test_spans_are_those_of_their_definition(axis: str, longest: int) -> None:
+    """A span that starts at s with length l covers s to s + l - 1, and nothing else is covered."""
+    rate, batch, count, other = 0.4, 3 if longest < 5000 else 1, 13, 5 if longest < 100 else 1
+    over = f"BT[{longest}]F" if axis == "T" else f"BTF[{longest}]"
+    steps, features = (count, other) if axis == "T" else (other, count)
+    mask = drawn(
+        Term("x", rate, over, scale="none"), batch=batch, timesteps=steps, features=features
+    ).x[:, :, 0]
+    starts = round((1 - start_rate(rate, longest)) * 2**32)
+    share = -(-(2**32) // longest)  # words that mean one length
+    for b, beside in itertools.product(range(batch), range(other)):
+        expected = np.ones(count)
+        for s in range(-(longest - 1), count):
+            number = s + longest - 1  # the streams begin with the first span that can matter
+            step, unit = (number, beside) if axis == "T" else (beside, number)
+            if word(("x", 0), unit, sample=b, step=step) >= starts:
+                length = 1 + word(("x", 0), unit, sample=b, step=step, stream=1) // share
+                expected[max(s, 0) : max(s + length, 0)] = 0
+        found = mask[b, :, beside] if axis == "T" else mask[b, beside]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("over", ["BT[7]F", "BTF[7]", "T[7]", "F[7]"])
+def test_spans_leave_nothing_behind(over: str) -> None:
+    """A part of a larger array would keep the whole in memory, and kernels read rows in turn."""
+    mask = drawn(f"y:0.4@{over}!none", packed=True).y
+    kept = getattr(mask, "kept", mask)
+    assert kept.flags.c_contiguous
+    base = kept if kept.base is None else kept.base
+    assert base.nbytes == kept.nbytes
+
+
+class Counted(NumpyArrays):
+    """Counts the array operations."""
+
+    calls = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "calls":
+            self.calls += 1
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("axis", ["T", "F"])
+def test_the_work_for_spans_does_not_grow_with_their_length(axis: str) -> None:
+    """Each operation takes all positions once; one for each length would make the cost L**2."""
+
+    def operations(longest: int) -> int:
+        counted = Counted()
+        over = f"BT[{longest}]F" if axis == "T" else f"BTF[{longest}]"
+        drawn(Term("x", 0.3, over, scale="none"), arrays=counted)
+        return counted.calls
+
+    assert operations(3) == operations(300) > 5
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 10, 63, 100, 400])
+@pytest.mark.parametrize("rate", [1e-6, 0.03, 0.25, 1 / 3, 0.5, 0.9, 0.999, 1 - 1e-9])
+def test_the_chance_to_start_a_span_is_rounded_in_one_way(rate: float, longest: int) -> None:
+    """Bisection over products in this order: another way to round would move masks by a bit."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
+        low, high = (q, high) if uncovered > 1 - rate else (low, q)
+    assert masks._start(rate, longest) == high
 
 
 def test_spans_longer_than_the_sequence() -> None:

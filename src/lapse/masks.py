@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, reduce
 from numbers import Integral
 from typing import Any
 
@@ -32,6 +32,7 @@ from lapse.philox import WORD, philox
 from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams, width
 
 SHARED = WORD
+_TIME, _UNITS = 1, 3  # axes of a mask
 _RELAXED_TEMPERATURE = 0.1  # of the concrete law, as in Gal, Hron, Kendall 2017, arXiv:1705.07832
 
 
@@ -226,7 +227,6 @@ class _Stream:
             steps,
             gates if "G" in axes else 1,
             width if unit in axes else 1,
-            {"T": (1, timesteps), "F": (3, width)},
         )
 
     def weight(self, one: Draw, rows: int, columns: int) -> Any:
@@ -239,7 +239,6 @@ class _Stream:
             shared,
             1,
             columns if "O" in axes else 1,
-            {},
         )[:, 0, 0, :]
 
     def _words(self, kind: int, samples: Any, steps: Any, gates: int, width: int) -> Any:
@@ -259,30 +258,23 @@ class _Stream:
         )
         return arrays.interleave(philox(counter, self.key, arrays))[..., :width]
 
-    def _factors(
-        self,
-        one: Draw,
-        samples: Any,
-        steps: Any,
-        gates: int,
-        width: int,
-        runs: dict[str, tuple[int, Any]],
-    ) -> Any:
-        """`runs` gives, for T and F, the position of the axis and its size in the result."""
+    def _factors(self, one: Draw, samples: Any, steps: Any, gates: int, width: int) -> Any:
         term, arrays = one.term, self.arrays
         shape = (samples, steps, gates, width)
         for axis in term.axes.values():
             if axis.kind == "[":
-                at, count = runs[axis.name]
-                if axis.name == "F":
-                    shape = (samples, steps, gates, width + int(axis.size) - 1)
-                return self._spans(one, shape, int(axis.size), at, count)
+                longest = int(axis.size)
+                if axis.name == "T":
+                    return self._spans(one, shape, longest, _TIME)
+                return self._spans(
+                    one, (samples, steps, gates, width + longest - 1), longest, _UNITS
+                )
         factors = self._law(one, shape)
         for axis in term.axes.values():
             if axis.kind == "~":
                 redraw = self._words(one.kind | 2 << 4, *shape)
                 fresh = arrays.at_least(redraw, _threshold(1 - axis.size))
-                factors = arrays.hold(factors, fresh, runs[axis.name][0])
+                factors = arrays.hold(factors, fresh, _TIME)
         return factors
 
     def _law(self, one: Draw, shape: tuple[Any, Any, int, int]) -> Any:
@@ -312,28 +304,28 @@ class _Stream:
         """Strictly between 0 and 1, from the upper 23 bits: exact in float32."""
         return (self.arrays.floats(self.arrays.quotient(words, 512)) + 0.5) * 2.0**-23
 
-    def _spans(
-        self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, at: int, count: Any
-    ) -> Any:
-        """True outside all spans.
+    def _spans(self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, axis: int) -> Any:
+        """True outside all spans along an axis, whose first L - 1 positions are left out.
 
         A span starts at each position with the same probability and is 1 to L long, each length
-        equally likely; starts reach back L - 1 positions before the first one, so that the first
-        is as likely to be covered as any other.
+        equally likely. The positions left out stand before the first one, so that the first is as
+        likely to be covered as any other. A position is covered where a span that started there or
+        before ends behind it.
         """
-        arrays = self.arrays
-        start = _threshold(1 - _start(rate_of(one.term), longest))
-        starts = arrays.at_least(self._words(one.kind, *shape), start)
+        arrays, steps, width = self.arrays, *shape[1::2]
+        starts = arrays.at_least(
+            self._words(one.kind, *shape), _threshold(1 - _start(rate_of(one.term), longest))
+        )
         # The length minus 1: a word cut into L equal ranges.
         lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
-
-        def covered(back: int) -> Any:
-            inside = starts & arrays.at_least(lengths, back)
-            index = [slice(None)] * 4
-            index[at] = slice(longest - 1 - back, longest - 1 - back + count)
-            return inside[tuple(index)]
-
-        return ~reduce(operator.or_, map(covered, range(longest)))
+        positions = (
+            steps[None, :, None, None]
+            if axis == _TIME
+            else arrays.range(width)[None, None, None, :]
+        )
+        ends = arrays.words(starts) * (lengths + (positions + 1))
+        rest = (slice(None),) * axis + (slice(longest - 1, None),)
+        return arrays.running_max(ends, axis)[rest] <= positions[rest]
 
 
 def rate_of(term: Term) -> float:
@@ -352,15 +344,18 @@ def scale(term: Term) -> float:
     return 1 / (1 - rate_of(term)) if term.scale == "inv" else 1.0
 
 
+@lru_cache
 def _start(rate: float, longest: int) -> float:
     """The chance q to start a span that leaves a share 1 - rate uncovered.
 
     A position is uncovered with probability prod(1 - q * j / L for j = 1..L), which falls from 1
-    to 0 as q rises from 0 to 1.
+    to 0 as q rises from 0 to 1. The product is taken in this order, because another one rounds
+    differently, and a bit of some mask with it.
     """
+    lengths = np.arange(1, longest + 1, dtype=np.float64)
     low, high = 0.0, 1.0
     for _ in range(60):
         q = (low + high) / 2
-        uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
+        uncovered = np.multiply.accumulate(1 - q * lengths / longest)[-1]
         low, high = (q, high) if uncovered > 1 - rate else (low, q)
     return high
