@@ -183,12 +183,12 @@ def draw_rows(
 def seed_words(seed: Any) -> Any:
     """The low and the high word of a seed, which may be that pair already."""
     if seed is None or isinstance(seed, (float, str)):
-        raise LapseError(f"the seed {seed!r} is no whole number; give one in [0, 2**64).")
+        raise LapseError(f"the seed {seed!r} is not a whole number; give one in [0, 2**64).")
     if not isinstance(seed, Integral):
         return seed
     seed = int(seed)
     if not 0 <= seed < 2**64:
-        raise LapseError(f"the seed {seed} is no 64-bit number; give one in [0, 2**64).")
+        raise LapseError(f"the seed {seed} is not a 64-bit number; give one in [0, 2**64).")
     return seed & WORD, seed >> 32
 
 

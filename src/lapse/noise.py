@@ -30,6 +30,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Literal
 
+from lapse.advice import LONGEST_SPAN
 from lapse.errors import LapseError
 from lapse.rules import AXES, GATES, check_term, rate_text
 
@@ -39,6 +40,8 @@ _TERM = re.compile(
     rf"@(?P<over>(?:[A-Z](?:/\d+|~{_NUMBER}|\[\d+\])?)+)"
     rf"(?:>(?P<fill>\w+|-?{_NUMBER}))?(?:~(?P<law>[a-z]+))?(?:!(?P<scale>[a-z]+))?"
 )
+_NO_LAYER = "no layer runs a rate that changes yet, so write a number, e.g. x:0.5@BTF"
+_FILLS = "0, as in x:0.5@BTF, or at c, s and state prev, as in s:0.5@BTF>prev"
 _AXIS = re.compile(rf"([A-Z])(?:(/)(\d+)|(~)({_NUMBER})|(\[)(\d+)\])?")
 
 
@@ -57,16 +60,16 @@ class Schedule:
             points = tuple((float(at), float(rate)) for at, rate in self.points)
         except (TypeError, ValueError):
             raise LapseError(
-                f"the schedule {self.points!r} is no sequence of pairs of numbers; write e.g. "
-                "((0.0, 0.0), (0.5, 0.3), (1.0, 0.0))."
+                f"the schedule {self.points!r} is not a sequence of pairs of numbers, such as "
+                f"((0.0, 0.0), (0.5, 0.3), (1.0, 0.0)); {_NO_LAYER}."
             ) from None
         object.__setattr__(self, "points", points)
         progress = [at for at, _ in points]
         rising = all(a <= b for a, b in pairwise(progress))
         if len(progress) < 2 or progress[0] != 0 or progress[-1] != 1 or not rising:
             raise LapseError(
-                f"the schedule {points!r} must run from progress 0 to 1 in rising order; "
-                "write e.g. 0,0@.2,.3@.5,0."
+                f"the schedule {points!r} must run from progress 0 to 1 in rising order, as "
+                f"0,0@.2,.3@.5,0 does; {_NO_LAYER}."
             )
 
     @staticmethod
@@ -75,8 +78,8 @@ class Schedule:
         ends = {0: "0", len(parts) - 1: "1"}
         if any(not at and n not in ends for n, (_, at) in enumerate(parts)):
             raise LapseError(
-                f"the schedule '{text}' has an inner point without its progress; "
-                "write rate@progress there, e.g. 0,0@.2,.3@.5,0."
+                f"the schedule '{text}' has an inner point that is not rate@progress, as those of "
+                f"0,0@.2,.3@.5,0 are; {_NO_LAYER}."
             )
         return Schedule(
             tuple((float(at or ends[n]), float(rate)) for n, (rate, at) in enumerate(parts))
@@ -137,8 +140,8 @@ class Term:
                 object.__setattr__(self, name, float(value))
             elif not (value in words if isinstance(value, str) else isinstance(value, Schedule)):
                 raise LapseError(
-                    f"the {name} {value!r} at {self.site} is no number; write a number"
-                    f"{' in [0, 1)' if name == 'rate' else ''}, or {' or '.join(words)}."
+                    f"the {name} {value!r} at {self.site} is not a number; write "
+                    f"{'a number in [0, 1)' if name == 'rate' else _FILLS}."
                 )
         if self.scale is None and self.fill != "prev":
             object.__setattr__(self, "scale", "exp" if self.site in GATES else "inv")
@@ -184,7 +187,9 @@ def _rate(text: str) -> float | Schedule | Literal["learned"]:
 
 def _single_rate(text: str) -> float:
     if "@" in text:
-        raise LapseError(f"the schedule '{text}' has one point; write two or more, e.g. 0,.3@.5,0.")
+        raise LapseError(
+            f"the schedule '{text}' has one point and needs two, as 0,.3@.5,0 has; {_NO_LAYER}."
+        )
     return float(text)
 
 
@@ -198,7 +203,7 @@ def _fill(text: str | None) -> float | Literal["prev", "mean"]:
     try:
         return float(text)
     except ValueError:
-        raise LapseError(f"the fill '{text}' is unknown; write a number, prev or mean.") from None
+        raise LapseError(f"the fill '{text}' is unknown; write {_FILLS}.") from None
 
 
 @lru_cache
@@ -214,7 +219,10 @@ def _axes(over: str) -> tuple[Axis, ...]:
         name, *rest = match.groups()
         kind, size = next(((rest[n], rest[n + 1]) for n in (0, 2, 4) if rest[n]), ("", "0"))
         if float(size) > 2**31:
-            raise LapseError(f"'{over}' asks for runs of {size}; write a length below 2**31.")
+            raise LapseError(
+                f"'{over}' asks for runs of {size}; write a length of at most {LONGEST_SPAN}, e.g. "
+                f"x:0.5@BT{kind}{LONGEST_SPAN}{']' if kind == '[' else ''}."
+            )
         axes.append(Axis(name, kind, float(size)))
     return tuple(axes)
 
@@ -240,7 +248,7 @@ def collect(noise: object) -> tuple[Term, ...]:
         terms = noise.terms  # type: ignore[attr-defined]
     else:
         raise LapseError(
-            f"noise={noise!r} is no noise; give a form such as lapse.Zoneout(), terms as text such "
-            "as 'x:0.5@BF', or a list of these."
+            f"noise={noise!r} is not noise; give a form such as lapse.Zoneout(), terms as text "
+            "such as 'x:0.5@BF', or a list of these."
         )
     return tuple(term for term in terms if term.rate != 0)
