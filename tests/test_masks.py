@@ -702,10 +702,49 @@ def test_the_kernel_s_bits_are_numpy_s(
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("samples", [[0, -1], [2**32 - 1], np.array([2**33])], ids=str)
-def test_samples_out_of_range(samples: object) -> None:
-    """The last number stands for a shared mask."""
+@pytest.mark.parametrize(
+    "samples",
+    [
+        *([0, -1], [2**32 - 1, 0], np.array([2**33, 1]), [2**70, 1]),
+        *("ab", "abc", ["a", "b"], 2.5, [0.5, 1.0], [True, False], [[0, 1]], [[0], [1, 2]]),
+        *([], [7], [1, 2, 3], 7, ..., {}),
+    ],
+    ids=str,
+)
+def test_samples_are_whole_numbers_one_for_each_sequence(samples: object) -> None:
+    """2**32 - 1 stands for a shared mask, and 0.5 would be cut to 0, which is another sample."""
     with pytest.raises(LapseError, match=r"samples=.* must be whole numbers in"):
         masks.draw(
             plan("x:.5@BF", "LSTM"), 1, batch=2, timesteps=1, features=3, units=4, samples=samples
         )
+
+
+@pytest.mark.parametrize("samples", [[3, 0], (3, 0), np.array([3, 0], np.int8), range(3, -1, -3)])
+def test_kinds_of_samples(samples: Any) -> None:
+    found = drawn("x:.5@BF", batch=2, samples=samples).x
+    np.testing.assert_array_equal(found, drawn("x:.5@BF").x[[3, 0]])
+    assert drawn("x:.5@BF", batch=0, samples=[]).x.shape == (0, 1, 1, 5)
+
+
+NO_SIZES = [-1, -(2**40), "abc", "3", b"3", 2.5, 3.0, True, np.True_, np.float32(3), [3], (3,), 3j]
+
+
+@pytest.mark.parametrize("noise", ["x:.5@BTF", "h:.5@BF", "U:.5@IO", None])
+@pytest.mark.parametrize("size", NO_SIZES, ids=repr)
+def test_sizes_are_whole_numbers(size: Any, noise: str | None) -> None:
+    """-1 gave masks of nothing, and True those of one sample."""
+    for name, least in (("batch", 0), ("timesteps", 1)):
+        with pytest.raises(LapseError, match=rf"{name}=.* was given; write a whole .* {least}\."):
+            drawn(noise, **{name: size})
+    with pytest.raises(LapseError, match=r"batch=.* was given; write a whole number from 0\."):
+        masks.draw_rows(parse("emb:.5@V"), SEED, batch=size, vocabulary=3)
+
+
+def test_no_steps() -> None:
+    """A batch may be empty, and a sequence not."""
+    with pytest.raises(LapseError, match=r"timesteps=0 was given; write a whole number from 1\."):
+        drawn("x:.5@BTF", timesteps=0)
+    sizes = {"batch": np.int64(3), "timesteps": np.uint8(7)}
+    np.testing.assert_array_equal(
+        drawn("x:.5@BTF", **sizes).x, drawn("x:.5@BTF", batch=3, timesteps=7).x
+    )

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,15 @@ def draw(
     Returns:
         float32 arrays, (batch or 1, timesteps or 1, gates or 1, width or 1) each; (rows or 1,
         columns or 1) for W and U.
+
+    Raises:
+        LapseError: for sizes, samples or a seed that are not whole numbers, or out of range.
     """
     gates = len(GATES[plan.cell])
     stream = _Stream(seed, layer, direction, arrays)
-    if samples is not None and not all(0 <= sample < SHARED for sample in samples):
-        raise LapseError(f"samples={samples} must be whole numbers in [0, 2**32 - 1).")
-    rows = arrays.range(batch) if samples is None else arrays.words(samples)
+    _check_size("batch", batch, 0)
+    _check_size("timesteps", timesteps, 1)
+    rows = arrays.range(batch) if samples is None else arrays.words(_checked(samples, batch))
 
     def mask(slot: str, one: Draw) -> Any:
         numbers = width(slot, features=features, units=units, projected=projected)
@@ -89,6 +92,28 @@ def draw(
         else:
             filled[slot] = _product(kept, factor, others, arrays)
     return Masks(**filled)
+
+
+def _check_size(name: str, size: Any, least: int) -> None:
+    """Raises `LapseError` for what is not a size; a graph may not know one yet."""
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if size < least if whole else isinstance(size, (Number, np.generic, Sequence)):
+        raise LapseError(f"{name}={size!r} was given; write a whole number from {least}.")
+
+
+def _checked(samples: Any, batch: Any) -> Any:
+    """The numbers of the samples, as an array."""
+    try:
+        found = np.asarray(samples)
+    except ValueError:  # of lists of different lengths
+        found = np.empty(())
+    whole = found.dtype.kind in "iu" or found.size == 0
+    if found.shape != (batch,) or not whole or not np.all((found >= 0) & (found < SHARED)):
+        raise LapseError(
+            f"samples={samples!r} must be whole numbers in [0, 2**32 - 1), one for each of the "
+            f"{batch} sequences."
+        )
+    return found
 
 
 def is_packed(draws: tuple[Draw, ...]) -> bool:
@@ -169,7 +194,11 @@ def draw_rows(
 
     Returns:
         (batch or 1, vocabulary) float32: the factor of each row of the table.
+
+    Raises:
+        LapseError: for a batch or a seed that is not a whole number, or out of range.
     """
+    _check_size("batch", batch, 0)
     stream, draws = _Stream(seed, 0, 0, arrays), tuple(streams(terms))
     if not draws:
         return None
