@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import brentq
 
 import catalog
-from lapse import masks
+from lapse import masks, noise
 from lapse.arrays import NumpyArrays
 from lapse.errors import LapseError
 from lapse.noise import Term, collect, parse
@@ -440,6 +440,26 @@ def test_concrete_law(rate: float) -> None:
         assert abs(kept.mean() - (1 - rate)) < 0.01  # relaxing hardly moves the rate
         hard = abs(kept - 0.5) > 0.45
         assert hard.mean() > 0.7  # and most coins are nearly heads or tails
+
+
+def test_how_far_the_concrete_law_is_from_its_coin() -> None:
+    """The algebra and the page of the forms give these numbers: variance and mean, at any rate."""
+    u = (np.arange(2**18) + 0.5) / 2**18
+    below, off = [], []
+    for rate in (1e-4, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 0.99, 1 - 1e-4):
+        kept = 1 / (1 + np.exp((math.log(rate / (1 - rate)) + np.log(u / (1 - u))) / 0.1))
+        factor = kept / (1 - rate)
+        below.append(100 * (1 - factor.var() / (rate / (1 - rate))))
+        off.append(100 * (factor.mean() - 1))
+    said = " ".join(str(noise.__doc__).split())
+    assert f"variance is {min(below):.1f} to {max(below):.1f} % below (most at rate 0.5)" in said
+    assert (
+        f"mean up to {-min(off):.1f} % below 1 and, at rates near 1, up to {max(off):.1f} %" in said
+    )
+    for rate in (0.2, 0.5):
+        sizes = {"batch": 63, "timesteps": 127, "features": 127}
+        mask = drawn(Term("x", rate, "BTF", law="concrete"), **sizes).x.astype(np.float64)
+        assert 0.08 < 1 - mask.var() / (rate / (1 - rate)) < 0.105
 
 
 @pytest.mark.parametrize("rho", [0.05, 0.3, 0.7])
