@@ -594,7 +594,7 @@ def test_embedding_rows_without_noise() -> None:
         (lambda: lapse.KerasDropout(None), "KerasDropout was given dropout=None; write a float"),
         (lambda: lapse.WeightDrop(True), "WeightDrop was given rate=True; write a float"),
         (lambda: lapse.Zoneout(cell=".5"), "Zoneout was given cell='.5'; write a float"),
-        (lambda: lapse.Gaps(longest=2.5), "Gaps was given longest=2.5; write a int"),
+        (lambda: lapse.Gaps(longest=2.5), "Gaps was given longest=2.5; write an int"),
         (lambda: lapse.Variational(tied=1), "Variational was given tied=1; write a bool"),
         (lambda: lapse.Dropout(math.nan), "rate=nan"),
     ],

@@ -34,8 +34,9 @@ class Form(ABC):
             value, kind = getattr(self, field.name), _KINDS[str(field.type)]
             wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
             if wrong or value != value:  # not a number, in both senses
+                article = "an" if kind is Integral else "a"
                 raise LapseError(
-                    f"{type(self).__name__} was given {field.name}={value!r}; write a "
+                    f"{type(self).__name__} was given {field.name}={value!r}; write {article} "
                     f"{field.type}, such as {field.default!r}."
                 )
         collect(self.text())  # an illegal rate is reported where it was written
