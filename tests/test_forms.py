@@ -392,11 +392,11 @@ def test_training(cell: catalog.Cell, form: Form, formula: Callable) -> None:
     assert catalog.distance(y, plain(hand)[0]) > 1e-3  # the coins did something
 
 
-def _mixed_seed(cell: catalog.Cell, form: Form) -> int:
+def _mixed_seed(cell: catalog.Cell, noise: Form | str) -> int:
     """The first seed with which no mask is all kept or all dropped."""
     x = np.zeros((BATCH, STEPS, FEATURES))
     for seed in range(100):
-        drawn = catalog.frozen_masks(cell, form, x, UNITS, seed)
+        drawn = catalog.frozen_masks(cell, noise, x, UNITS, seed)
         if all(mask is None or 0 < (mask != 0).mean() < 1 for mask in drawn):
             return seed
     raise AssertionError("no seed gives mixed masks")
@@ -477,6 +477,35 @@ def test_h_reads_the_cell_before_its_zoneout() -> None:
     step = hand.step([x[:, 0]] * 4, [state[0]] * 4, state)
     assert catalog.distance(y[:, 0], step["o"] * np.tanh(step["c"])) < 1e-12
     assert catalog.distance(y[:, 0], step["o"] * np.tanh(state[1])) > 1e-3
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["mask first", "prev first"])
+@pytest.mark.parametrize(
+    ("cell", "site"),
+    [(cell, site) for cell in catalog.CELLS for site in ("s", "state")] + [(LSTM, "c")],
+    ids=str,
+)
+def test_masks_act_before_prev(cell: catalog.Cell, site: str, turn: int) -> None:
+    """Two terms at one site, in either order: what is kept is the old value, and never masked."""
+    noise = " ".join([f"{site}:0.4@BF!exp", f"{site}:0.4@BF>prev"][::turn])
+    hand = Hand(cell)
+    x, weights, state = hand.problem
+    x = x[:, :1]
+    drawn = catalog.frozen_masks(cell, noise, x, UNITS, seed=_mixed_seed(cell, noise))
+    call = {"initial_state": state, "reset_after": cell.reset_after}
+    _, found = unroll(cell.name, x, weights, drawn, **call)
+    _, new = unroll(cell.name, x, weights, **call)
+    masked = [value * 1.0 for value in new]
+    gate = drawn.s if cell is not LSTM else drawn.f if site == "c" else drawn.o
+    if cell is LSTM and site != "s":
+        masked[1] = gate[:, 0, 0] * new[1]
+        _, (masked[0], _) = unroll(cell.name, x, weights, Masks(i=gate, f=gate), **call)
+    if site != "c":
+        masked[0] = gate[:, 0, 0] * masked[0]
+    for n, (slot, value) in enumerate(zip(("k_h", "k_c"), found, strict=False)):
+        moves = getattr(drawn, slot)
+        expected = masked[n] if moves is None else np.where(moves[:, 0, 0], masked[n], state[n])
+        assert catalog.distance(value, expected) < catalog.TOLERANCE["float64"].values
 
 
 def test_tied_and_untied_masks() -> None:
@@ -565,7 +594,7 @@ def test_embedding_rows_without_noise() -> None:
         (lambda: lapse.KerasDropout(None), "KerasDropout was given dropout=None; write a float"),
         (lambda: lapse.WeightDrop(True), "WeightDrop was given rate=True; write a float"),
         (lambda: lapse.Zoneout(cell=".5"), "Zoneout was given cell='.5'; write a float"),
-        (lambda: lapse.Gaps(longest=2.5), "Gaps was given longest=2.5; write a int"),
+        (lambda: lapse.Gaps(longest=2.5), "Gaps was given longest=2.5; write an int"),
         (lambda: lapse.Variational(tied=1), "Variational was given tied=1; write a bool"),
         (lambda: lapse.Dropout(math.nan), "rate=nan"),
     ],

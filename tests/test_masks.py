@@ -13,7 +13,8 @@ import pytest
 from scipy.optimize import brentq
 
 import catalog
-from lapse import masks
+from lapse import masks, noise
+from lapse.arrays import NumpyArrays
 from lapse.errors import LapseError
 from lapse.noise import Term, collect, parse
 from lapse.plan import Masks, Plan, plan
@@ -441,6 +442,26 @@ def test_concrete_law(rate: float) -> None:
         assert hard.mean() > 0.7  # and most coins are nearly heads or tails
 
 
+def test_how_far_the_concrete_law_is_from_its_coin() -> None:
+    """The algebra and the page of the forms give these numbers: variance and mean, at any rate."""
+    u = (np.arange(2**18) + 0.5) / 2**18
+    below, off = [], []
+    for rate in (1e-4, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 0.99, 1 - 1e-4):
+        kept = 1 / (1 + np.exp((math.log(rate / (1 - rate)) + np.log(u / (1 - u))) / 0.1))
+        factor = kept / (1 - rate)
+        below.append(100 * (1 - factor.var() / (rate / (1 - rate))))
+        off.append(100 * (factor.mean() - 1))
+    said = " ".join(str(noise.__doc__).split())
+    assert f"variance is {min(below):.1f} to {max(below):.1f} % below (most at rate 0.5)" in said
+    assert (
+        f"mean up to {-min(off):.1f} % below 1 and, at rates near 1, up to {max(off):.1f} %" in said
+    )
+    for rate in (0.2, 0.5):
+        sizes = {"batch": 63, "timesteps": 127, "features": 127}
+        mask = drawn(Term("x", rate, "BTF", law="concrete"), **sizes).x.astype(np.float64)
+        assert 0.08 < 1 - mask.var() / (rate / (1 - rate)) < 0.105
+
+
 @pytest.mark.parametrize("rho", [0.05, 0.3, 0.7])
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_chains(rate: float, rho: float) -> None:
@@ -511,6 +532,76 @@ def test_lengths_of_spans(longest: int) -> None:
     expected = total / longest
     error = catalog.SIGMAS * math.sqrt(expected) + 0.05 * expected  # a few touch or overlap
     assert np.abs(alone - expected).max() < error
+
+
+@pytest.mark.parametrize("longest", [1, 2, 7, 100, 5000])
+@pytest.mark.parametrize("axis", ["T", "F"])
+def test_spans_are_those_of_their_definition(axis: str, longest: int) -> None:
+    """A span that starts at s with length l covers s to s + l - 1, and nothing else is covered."""
+    rate, batch, count, other = 0.4, 3 if longest < 5000 else 1, 13, 5 if longest < 100 else 1
+    over = f"BT[{longest}]F" if axis == "T" else f"BTF[{longest}]"
+    steps, features = (count, other) if axis == "T" else (other, count)
+    mask = drawn(
+        Term("x", rate, over, scale="none"), batch=batch, timesteps=steps, features=features
+    ).x[:, :, 0]
+    starts = round((1 - start_rate(rate, longest)) * 2**32)
+    share = -(-(2**32) // longest)  # words that mean one length
+    for b, beside in itertools.product(range(batch), range(other)):
+        expected = np.ones(count)
+        for s in range(-(longest - 1), count):
+            number = s + longest - 1  # the streams begin with the first span that can matter
+            step, unit = (number, beside) if axis == "T" else (beside, number)
+            if word(("x", 0), unit, sample=b, step=step) >= starts:
+                length = 1 + word(("x", 0), unit, sample=b, step=step, stream=1) // share
+                expected[max(s, 0) : max(s + length, 0)] = 0
+        found = mask[b, :, beside] if axis == "T" else mask[b, beside]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("over", ["BT[7]F", "BTF[7]", "T[7]", "F[7]"])
+def test_spans_leave_nothing_behind(over: str) -> None:
+    """A part of a larger array would keep the whole in memory, and kernels read rows in turn."""
+    mask = drawn(f"y:0.4@{over}!none", packed=True).y
+    kept = getattr(mask, "kept", mask)
+    assert kept.flags.c_contiguous
+    base = kept if kept.base is None else kept.base
+    assert base.nbytes == kept.nbytes
+
+
+class Counted(NumpyArrays):
+    """Counts the array operations."""
+
+    calls = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "calls":
+            self.calls += 1
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("axis", ["T", "F"])
+def test_the_work_for_spans_does_not_grow_with_their_length(axis: str) -> None:
+    """Each operation takes all positions once; one for each length would make the cost L**2."""
+
+    def operations(longest: int) -> int:
+        counted = Counted()
+        over = f"BT[{longest}]F" if axis == "T" else f"BTF[{longest}]"
+        drawn(Term("x", 0.3, over, scale="none"), arrays=counted)
+        return counted.calls
+
+    assert operations(3) == operations(300) > 5
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 10, 63, 100, 400])
+@pytest.mark.parametrize("rate", [1e-6, 0.03, 0.25, 1 / 3, 0.5, 0.9, 0.999, 1 - 1e-9])
+def test_the_chance_to_start_a_span_is_rounded_in_one_way(rate: float, longest: int) -> None:
+    """Bisection over products in this order: another way to round would move masks by a bit."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
+        low, high = (q, high) if uncovered > 1 - rate else (low, q)
+    assert masks._start(rate, longest) == high
 
 
 def test_spans_longer_than_the_sequence() -> None:
@@ -631,10 +722,49 @@ def test_the_kernel_s_bits_are_numpy_s(
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("samples", [[0, -1], [2**32 - 1], np.array([2**33])], ids=str)
-def test_samples_out_of_range(samples: object) -> None:
-    """The last number stands for a shared mask."""
+@pytest.mark.parametrize(
+    "samples",
+    [
+        *([0, -1], [2**32 - 1, 0], np.array([2**33, 1]), [2**70, 1]),
+        *("ab", "abc", ["a", "b"], 2.5, [0.5, 1.0], [True, False], [[0, 1]], [[0], [1, 2]]),
+        *([], [7], [1, 2, 3], 7, ..., {}),
+    ],
+    ids=str,
+)
+def test_samples_are_whole_numbers_one_for_each_sequence(samples: object) -> None:
+    """2**32 - 1 stands for a shared mask, and 0.5 would be cut to 0, which is another sample."""
     with pytest.raises(LapseError, match=r"samples=.* must be whole numbers in"):
         masks.draw(
             plan("x:.5@BF", "LSTM"), 1, batch=2, timesteps=1, features=3, units=4, samples=samples
         )
+
+
+@pytest.mark.parametrize("samples", [[3, 0], (3, 0), np.array([3, 0], np.int8), range(3, -1, -3)])
+def test_kinds_of_samples(samples: Any) -> None:
+    found = drawn("x:.5@BF", batch=2, samples=samples).x
+    np.testing.assert_array_equal(found, drawn("x:.5@BF").x[[3, 0]])
+    assert drawn("x:.5@BF", batch=0, samples=[]).x.shape == (0, 1, 1, 5)
+
+
+NO_SIZES = [-1, -(2**40), "abc", "3", b"3", 2.5, 3.0, True, np.True_, np.float32(3), [3], (3,), 3j]
+
+
+@pytest.mark.parametrize("noise", ["x:.5@BTF", "h:.5@BF", "U:.5@IO", None])
+@pytest.mark.parametrize("size", NO_SIZES, ids=repr)
+def test_sizes_are_whole_numbers(size: Any, noise: str | None) -> None:
+    """-1 gave masks of nothing, and True those of one sample."""
+    for name, least in (("batch", 0), ("timesteps", 1)):
+        with pytest.raises(LapseError, match=rf"{name}=.* was given; write a whole .* {least}\."):
+            drawn(noise, **{name: size})
+    with pytest.raises(LapseError, match=r"batch=.* was given; write a whole number from 0\."):
+        masks.draw_rows(parse("emb:.5@V"), SEED, batch=size, vocabulary=3)
+
+
+def test_no_steps() -> None:
+    """A batch may be empty, and a sequence not."""
+    with pytest.raises(LapseError, match=r"timesteps=0 was given; write a whole number from 1\."):
+        drawn("x:.5@BTF", timesteps=0)
+    sizes = {"batch": np.int64(3), "timesteps": np.uint8(7)}
+    np.testing.assert_array_equal(
+        drawn("x:.5@BTF", **sizes).x, drawn("x:.5@BTF", batch=3, timesteps=7).x
+    )

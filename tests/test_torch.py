@@ -688,9 +688,9 @@ def test_shapes_on_the_meta_device(ours: type) -> None:
 @pytest.mark.parametrize(
     ("noise", "why"),
     [
-        (0.5, "noise=0.5 is no noise"),
-        ([0.5], "is no noise"),
-        (lapse.Zoneout, "is no noise"),
+        (0.5, "noise=0.5 is not noise"),
+        ([0.5], "is not noise"),
+        (lapse.Zoneout, "is not noise"),
         ("half", "not a noise term"),
         ("x:0.5", "not a noise term"),
         ("q:0.5@BF", "site 'q'"),

@@ -28,7 +28,7 @@ class NumpyArrays(NumpyWords):
         return np.arange(count, dtype=np.uint64)
 
     def words(self, values: Any) -> Any:
-        """Words from whole numbers."""
+        """Words from whole numbers or booleans."""
         return self.word(values)
 
     def interleave(self, parts: tuple[Any, ...]) -> Any:
@@ -63,6 +63,10 @@ class NumpyArrays(NumpyWords):
         return words // np.uint64(divisor)
 
     log, cos, sqrt, tanh = np.log, np.cos, np.sqrt, np.tanh
+
+    def running_max(self, words: Any, axis: int) -> Any:
+        """The largest word so far along `axis`."""
+        return np.maximum.accumulate(words, axis=axis)
 
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:
         """Where `fresh` is false, the value of the last position along `axis` where it was true.

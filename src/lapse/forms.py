@@ -3,6 +3,9 @@
     LSTM(128, noise=lapse.Zoneout(hidden=0.05, cell=0.5))
     LSTM(128, noise=[lapse.WeightDrop(0.5), lapse.Locked(0.4)])
 
+Forms add up where several are given, to at most four terms at one site. Masks act before zoneout,
+whichever is given first: what Zoneout keeps is the old value, which no mask of that step drops.
+
 A new method is one class here: its rates as fields, its terms as text (`noise.py` has the
 grammar). Every rate is the probability of dropping, in [0, 1); a rate of 0 leaves its term out.
 """
@@ -31,8 +34,9 @@ class Form(ABC):
             value, kind = getattr(self, field.name), _KINDS[str(field.type)]
             wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
             if wrong or value != value:  # not a number, in both senses
+                article = "an" if kind is Integral else "a"
                 raise LapseError(
-                    f"{type(self).__name__} was given {field.name}={value!r}; write a "
+                    f"{type(self).__name__} was given {field.name}={value!r}; write {article} "
                     f"{field.type}, such as {field.default!r}."
                 )
         collect(self.text())  # an illegal rate is reported where it was written

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from functools import reduce
-from numbers import Integral
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from lapse.philox import WORD, philox
 from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams, width
 
 SHARED = WORD
+_TIME, _UNITS = 1, 3  # axes of a mask
 _RELAXED_TEMPERATURE = 0.1  # of the concrete law, as in Gal, Hron, Kendall 2017, arXiv:1705.07832
 
 
@@ -67,12 +68,15 @@ def draw(
     Returns:
         float32 arrays, (batch or 1, timesteps or 1, gates or 1, width or 1) each; (rows or 1,
         columns or 1) for W and U.
+
+    Raises:
+        LapseError: for sizes, samples or a seed that are not whole numbers, or out of range.
     """
     gates = len(GATES[plan.cell])
     stream = _Stream(seed, layer, direction, arrays)
-    if samples is not None and not all(0 <= sample < SHARED for sample in samples):
-        raise LapseError(f"samples={samples} must be whole numbers in [0, 2**32 - 1).")
-    rows = arrays.range(batch) if samples is None else arrays.words(samples)
+    _check_size("batch", batch, 0)
+    _check_size("timesteps", timesteps, 1)
+    rows = arrays.range(batch) if samples is None else arrays.words(_checked(samples, batch))
 
     def mask(slot: str, one: Draw) -> Any:
         numbers = width(slot, features=features, units=units, projected=projected)
@@ -88,6 +92,28 @@ def draw(
         else:
             filled[slot] = _product(kept, factor, others, arrays)
     return Masks(**filled)
+
+
+def _check_size(name: str, size: Any, least: int) -> None:
+    """Raises `LapseError` for what is not a size; a graph may not know one yet."""
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if size < least if whole else isinstance(size, (Number, np.generic, Sequence)):
+        raise LapseError(f"{name}={size!r} was given; write a whole number from {least}.")
+
+
+def _checked(samples: Any, batch: Any) -> Any:
+    """The numbers of the samples, as an array."""
+    try:
+        found = np.asarray(samples)
+    except ValueError:  # of lists of different lengths
+        found = np.empty(())
+    whole = found.dtype.kind in "iu" or found.size == 0
+    if found.shape != (batch,) or not whole or not np.all((found >= 0) & (found < SHARED)):
+        raise LapseError(
+            f"samples={samples!r} must be whole numbers in [0, 2**32 - 1), one for each of the "
+            f"{batch} sequences."
+        )
+    return found
 
 
 def is_packed(draws: tuple[Draw, ...]) -> bool:
@@ -168,7 +194,11 @@ def draw_rows(
 
     Returns:
         (batch or 1, vocabulary) float32: the factor of each row of the table.
+
+    Raises:
+        LapseError: for a batch or a seed that is not a whole number, or out of range.
     """
+    _check_size("batch", batch, 0)
     stream, draws = _Stream(seed, 0, 0, arrays), tuple(streams(terms))
     if not draws:
         return None
@@ -182,12 +212,12 @@ def draw_rows(
 def seed_words(seed: Any) -> Any:
     """The low and the high word of a seed, which may be that pair already."""
     if seed is None or isinstance(seed, (float, str)):
-        raise LapseError(f"the seed {seed!r} is no whole number; give one in [0, 2**64).")
+        raise LapseError(f"the seed {seed!r} is not a whole number; give one in [0, 2**64).")
     if not isinstance(seed, Integral):
         return seed
     seed = int(seed)
     if not 0 <= seed < 2**64:
-        raise LapseError(f"the seed {seed} is no 64-bit number; give one in [0, 2**64).")
+        raise LapseError(f"the seed {seed} is not a 64-bit number; give one in [0, 2**64).")
     return seed & WORD, seed >> 32
 
 
@@ -226,7 +256,6 @@ class _Stream:
             steps,
             gates if "G" in axes else 1,
             width if unit in axes else 1,
-            {"T": (1, timesteps), "F": (3, width)},
         )
 
     def weight(self, one: Draw, rows: int, columns: int) -> Any:
@@ -239,7 +268,6 @@ class _Stream:
             shared,
             1,
             columns if "O" in axes else 1,
-            {},
         )[:, 0, 0, :]
 
     def _words(self, kind: int, samples: Any, steps: Any, gates: int, width: int) -> Any:
@@ -259,30 +287,23 @@ class _Stream:
         )
         return arrays.interleave(philox(counter, self.key, arrays))[..., :width]
 
-    def _factors(
-        self,
-        one: Draw,
-        samples: Any,
-        steps: Any,
-        gates: int,
-        width: int,
-        runs: dict[str, tuple[int, Any]],
-    ) -> Any:
-        """`runs` gives, for T and F, the position of the axis and its size in the result."""
+    def _factors(self, one: Draw, samples: Any, steps: Any, gates: int, width: int) -> Any:
         term, arrays = one.term, self.arrays
         shape = (samples, steps, gates, width)
         for axis in term.axes.values():
             if axis.kind == "[":
-                at, count = runs[axis.name]
-                if axis.name == "F":
-                    shape = (samples, steps, gates, width + int(axis.size) - 1)
-                return self._spans(one, shape, int(axis.size), at, count)
+                longest = int(axis.size)
+                if axis.name == "T":
+                    return self._spans(one, shape, longest, _TIME)
+                return self._spans(
+                    one, (samples, steps, gates, width + longest - 1), longest, _UNITS
+                )
         factors = self._law(one, shape)
         for axis in term.axes.values():
             if axis.kind == "~":
                 redraw = self._words(one.kind | 2 << 4, *shape)
                 fresh = arrays.at_least(redraw, _threshold(1 - axis.size))
-                factors = arrays.hold(factors, fresh, runs[axis.name][0])
+                factors = arrays.hold(factors, fresh, _TIME)
         return factors
 
     def _law(self, one: Draw, shape: tuple[Any, Any, int, int]) -> Any:
@@ -312,28 +333,28 @@ class _Stream:
         """Strictly between 0 and 1, from the upper 23 bits: exact in float32."""
         return (self.arrays.floats(self.arrays.quotient(words, 512)) + 0.5) * 2.0**-23
 
-    def _spans(
-        self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, at: int, count: Any
-    ) -> Any:
-        """True outside all spans.
+    def _spans(self, one: Draw, shape: tuple[Any, Any, int, int], longest: int, axis: int) -> Any:
+        """True outside all spans along an axis, whose first L - 1 positions are left out.
 
         A span starts at each position with the same probability and is 1 to L long, each length
-        equally likely; starts reach back L - 1 positions before the first one, so that the first
-        is as likely to be covered as any other.
+        equally likely. The positions left out stand before the first one, so that the first is as
+        likely to be covered as any other. A position is covered where a span that started there or
+        before ends behind it.
         """
-        arrays = self.arrays
-        start = _threshold(1 - _start(rate_of(one.term), longest))
-        starts = arrays.at_least(self._words(one.kind, *shape), start)
+        arrays, steps, width = self.arrays, *shape[1::2]
+        starts = arrays.at_least(
+            self._words(one.kind, *shape), _threshold(1 - _start(rate_of(one.term), longest))
+        )
         # The length minus 1: a word cut into L equal ranges.
         lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
-
-        def covered(back: int) -> Any:
-            inside = starts & arrays.at_least(lengths, back)
-            index = [slice(None)] * 4
-            index[at] = slice(longest - 1 - back, longest - 1 - back + count)
-            return inside[tuple(index)]
-
-        return ~reduce(operator.or_, map(covered, range(longest)))
+        positions = (
+            steps[None, :, None, None]
+            if axis == _TIME
+            else arrays.range(width)[None, None, None, :]
+        )
+        ends = arrays.words(starts) * (lengths + (positions + 1))
+        rest = (slice(None),) * axis + (slice(longest - 1, None),)
+        return arrays.running_max(ends, axis)[rest] <= positions[rest]
 
 
 def rate_of(term: Term) -> float:
@@ -352,15 +373,18 @@ def scale(term: Term) -> float:
     return 1 / (1 - rate_of(term)) if term.scale == "inv" else 1.0
 
 
+@lru_cache
 def _start(rate: float, longest: int) -> float:
     """The chance q to start a span that leaves a share 1 - rate uncovered.
 
     A position is uncovered with probability prod(1 - q * j / L for j = 1..L), which falls from 1
-    to 0 as q rises from 0 to 1.
+    to 0 as q rises from 0 to 1. The product is taken in this order, because another one rounds
+    differently, and a bit of some mask with it.
     """
+    lengths = np.arange(1, longest + 1, dtype=np.float64)
     low, high = 0.0, 1.0
     for _ in range(60):
         q = (low + high) / 2
-        uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
+        uncovered = np.multiply.accumulate(1 - q * lengths / longest)[-1]
         low, high = (q, high) if uncovered > 1 - rate else (low, q)
     return high

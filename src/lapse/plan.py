@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from lapse.advice import nearest
 from lapse.errors import LapseError
 from lapse.noise import Term, collect
 from lapse.rules import SITES, check
@@ -169,7 +170,10 @@ def streams(terms: tuple[Term, ...]) -> list[Draw]:
         _runnable(term)
         order = seen[term.site] = seen.get(term.site, -1) + 1
         if order == 4:
-            raise LapseError(f"{term} is the fifth term at {term.site}; at most 4 have streams.")
+            raise LapseError(
+                f"{term} is the fifth term at {term.site}; write at most 4, which is how many "
+                "streams of random numbers a site has."
+            )
         draws.append(Draw(term, SITES.index(term.site) | order << 6))
     return draws
 
@@ -178,13 +182,15 @@ def _runnable(term: Term) -> None:
     """The algebra is wider than what layers run; say so instead of running something else."""
     if not isinstance(term.rate, float):
         raise LapseError(
-            f"{term} has a rate that changes in training, which no layer runs yet; write a number."
+            f"{term} has a rate that changes in training, which no layer runs yet; write a number, "
+            f"e.g. {nearest(term)}."
         )
     if (term.fill != "prev" and term.fill != 0) or (
         term.fill == "prev" and term.site in ("x", "y")
     ):
         raise LapseError(
-            f"{term} fills {term.site} with {term.fill}, which no layer runs yet; leave it out."
+            f"{term} fills {term.site} with {term.fill}, which no layer runs yet; write "
+            f"{nearest(term)}."
         )
 
 

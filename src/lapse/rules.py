@@ -6,9 +6,9 @@
  3  `>prev` needs a previous value and takes no scale; other fills belong to x, y and emb.
  4  Gates scale at evaluation; `inv` would push the carrying gates f and z above 1.
  5  G belongs to x and h, which several gates read; B and T never to a weight.
- 6  V belongs to emb; blocks, chains and spans run along T, spans also along F.
- 7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1 (for the relaxed
-    coin of `concrete`, nearly).
+ 6  V belongs to emb; blocks, chains and spans run along T, spans also along F, 65536 at most.
+ 7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1. That of the
+    relaxed coin of `concrete` is 8.5 to 9.9 % smaller.
  8  A learned rate needs a relaxed law.
  9  A site must exist in the cell; cells linear in h have neither h nor U.
 10  Padding takes no part: a mask of a real step never depends on padded ones, and each direction
@@ -17,12 +17,12 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
+from lapse.advice import LONGEST_SPAN, nearest, over_with
 from lapse.errors import LapseError
 
 if TYPE_CHECKING:
@@ -69,7 +69,12 @@ def rate_text(rate: object) -> str:
 
 
 def _refuse(term: Term, why: str, instead: str) -> NoReturn:
-    raise LapseError(f"{term} can't work: {why}; {instead}.")
+    yet = ""
+    if not isinstance(term.rate, float):
+        yet = ". No layer runs a rate that changes yet"
+    elif term.site in ("x", "y", "emb") and term.fill != 0:
+        yet = f". No layer fills {term.site} with {term.fill} yet"
+    raise LapseError(f"{term} can't work: {why}; {instead}{yet}.")
 
 
 def _known(term: Term) -> None:
@@ -91,8 +96,8 @@ def _rate_range(term: Term) -> None:
         if not 0 <= rate < 1:
             _refuse(
                 term,
-                f"the rate {rate!r} is no probability of dropping in [0, 1)",
-                "write 0 for no noise, at most a number below 1 for a lot",
+                f"the rate {rate!r} is not a probability of dropping in [0, 1)",
+                f"write e.g. {nearest(term, rate=0.5)}",
             )
 
 
@@ -103,9 +108,8 @@ def _no_growth(term: Term, because: str) -> None:
             term,
             f"{because}, so a unit that is kept grows by 1/(1-rate) each step (at rate 0.5 it "
             "passes 10^59 after 200 steps)",
-            f"write {_with(term, scale='exp', law='bern')}, or "
-            f"{_with(term, fill='prev', scale=None, law='bern')} to keep "
-            "the old value (zoneout)",
+            f"write {nearest(term, scale='exp', law='bern')}, or {nearest(term, fill='prev')} to "
+            "keep the old value (zoneout)",
         )
 
 
@@ -142,18 +146,20 @@ def _prev(term: Term) -> None:
     """Rule 3: `prev` needs a previous value, and its expectation needs no scale."""
     if term.fill == "prev":
         if term.site not in ("x", "y", "c", "s", "state"):
+            hold = f", or {nearest(term, site='s')} to keep the old hidden state"
             _refuse(
-                term, f"{term.site} has no previous value to keep", "only x, y, c, s, state have"
+                term,
+                f"{term.site} has no previous value to keep",
+                f"write {nearest(term, fill=0.0)}{'' if term.site in ('W', 'U', 'emb') else hold}",
             )
         if term.scale is not None:
-            _refuse(term, "a value that is kept is not scaled", f"write {_with(term, scale=None)}")
+            _refuse(term, "a value that is kept is not scaled", f"write {nearest(term)}")
     elif term.fill != 0 and term.site not in ("x", "y", "emb"):
+        held = term.site in ("c", "s", "state") and term.scale != "exp"
         _refuse(
             term,
             f"only x, y and emb can be filled with something else than 0 or prev, not {term.site}",
-            f"write {_with(term, fill='prev', scale=None)}"
-            if term.site in ("c", "s", "state") and term.scale != "exp"
-            else f"write {_with(term, fill=0.0)}",
+            f"write {nearest(term, fill='prev' if held else 0.0)}",
         )
 
 
@@ -163,7 +169,7 @@ def _gate(term: Term) -> None:
         _refuse(
             term,
             f"scaling up pushes the gate {term.site} above 1, and the state grows without bound",
-            f"write {_with(term, scale='exp', law='bern')}",
+            f"write {nearest(term, law='bern')}",
         )
 
 
@@ -171,38 +177,44 @@ def _axes_of_site(term: Term) -> None:
     """Rules 5 and 6: each site has its own axes."""
     names = term.axes
     if len(names) != sum(letter.isupper() for letter in term.over):
-        _refuse(term, f"'{term.over}' names an axis twice", "name each once")
+        _refuse(term, f"'{term.over}' names an axis twice", f"write {nearest(term)}")
     if term.site in ("W", "U"):
         if set(names) - set("IO"):
             _refuse(
                 term,
                 "a weight is shared by batch, time and gates, so its noise has only the axes I "
                 "(rows) and O (columns)",
-                f"write {_with(term, over='IO')}; noise per sample on a weight's "
-                f"rows is {_with(term, site='x' if term.site == 'W' else 'h', over='BF')}",
+                f"write {nearest(term, over='IO')}; noise per sample on a weight's "
+                f"rows is {nearest(term, site='x' if term.site == 'W' else 'h', over='BF')}",
             )
         return
     if set(names) & set("IO"):
-        _refuse(term, "I and O are rows and columns of a weight", "use them on W and U only")
+        _refuse(
+            term,
+            "I and O are rows and columns of a weight, which only W and U have",
+            f"write {nearest(term)}",
+        )
     if term.site == "emb":
         if "V" not in names or set(names) - set("BV"):
             _refuse(
                 term,
                 "an embedding table drops the rows of vocabulary ids",
-                f"write {_with(term, over='V')}, or @BV for each sample its own",
+                f"write {nearest(term, over='V')}, or {nearest(term, over='BV')} for each sample "
+                "its own",
             )
         return
     if "V" in names:
         _refuse(
             term,
             "V is a vocabulary id, which only emb has",
-            f"write {_with(term, site='emb', over='V', fill=0.0, scale='inv')}",
+            f"write {nearest(term)}, or {nearest(term, site='emb', over='V', scale='inv')} in an "
+            "embedding layer",
         )
     if "G" in names and term.site not in ("x", "h"):
         _refuse(
             term,
             f"only what several gates read, x and h, can have a mask per gate; {term.site} is one",
-            "leave out G",
+            f"write {nearest(term)}",
         )
 
 
@@ -213,18 +225,34 @@ def _runs(term: Term) -> None:
             _refuse(
                 term,
                 f"{axis} asks for runs along {axis.name}, which has no order to run along",
-                "write T/k, T~rho, T[L] or F[L]",
+                f"write {nearest(term)}, or a run T/k, T~rho, T[L] or F[L]",
             )
         if axis.kind in ("/", "[") and axis.size < 1:
-            _refuse(term, f"{axis} has length 0", "write at least 1")
+            _refuse(term, f"{axis} has length 0", f"write {nearest(term)}")
+        if axis.kind == "[" and axis.size > LONGEST_SPAN:
+            longest = over_with(term, axis.name, f"{axis.name}[{LONGEST_SPAN}]")
+            rest = over_with(term, axis.name, "")
+            whole = "for whole sequences" if axis.name == "T" else "all features at once"
+            drop = f", or {nearest(term, over=rest)} to drop {whole}" if rest else ""
+            _refuse(
+                term,
+                f"{axis} asks for spans longer than {LONGEST_SPAN}, which cost as much as so many "
+                "timesteps",
+                f"write at most {nearest(term, over=longest)}{drop}",
+            )
         if axis.kind == "~" and not 0 <= axis.size <= 1:
             _refuse(
                 term,
                 f"{axis} must redraw with a probability in [0, 1]",
-                "write T~1 for each step afresh, T~0 for never",
+                f"write {nearest(term)} for each step afresh, or T~rho with such a probability",
             )
     if sum(bool(axis.kind) for axis in term.axes.values()) > 1:
-        _refuse(term, "runs along two axes at once have no agreed meaning", "write two terms")
+        first, second = (nearest(term, over=over_with(term, name, name)) for name in "FT")
+        _refuse(
+            term,
+            "runs along two axes at once have no agreed meaning",
+            f"write two terms, {first} and {second}",
+        )
 
 
 def _law(term: Term) -> None:
@@ -232,15 +260,14 @@ def _law(term: Term) -> None:
     if term.law == "bern":
         return
     if term.fill != 0 or (term.law in ("gauss", "uniform") and term.scale != "inv"):
+        offers = (nearest(term, fill=0.0), nearest(term, law="bern"))
         _refuse(
             term,
             f"the law {term.law} multiplies by a number around 1 and never replaces a value",
-            f"write {_with(term, law='bern')}"
-            if term.site in ("c", "s", "state", "f", "z")
-            else f"write {_with(term, fill=0.0, scale='inv')}, or leave out ~{term.law}",
+            f"write {' or '.join(dict.fromkeys(offers))}",
         )
     if any(axis.kind == "[" for axis in term.axes.values()):
-        _refuse(term, "a span is dropped or kept as a whole", f"leave out ~{term.law}")
+        _refuse(term, "a span is dropped or kept as a whole", f"write {nearest(term)}")
 
 
 def _learned(term: Term) -> None:
@@ -248,8 +275,8 @@ def _learned(term: Term) -> None:
     if term.rate == "learned" and term.law == "bern":
         _refuse(
             term,
-            "a learned rate needs a relaxed law, and keep-or-drop has no gradient",
-            f"write {_with(term, law='concrete')}",
+            "keep-or-drop has no gradient with respect to its rate",
+            f"write {nearest(term)}, or any other number",
         )
 
 
@@ -268,11 +295,3 @@ def _has_site(term: Term, cell: str) -> None:
             "c": f"{cell} has no cell state",
         }.get(term.site, f"{cell} has no {term.site}")
         _refuse(term, why, f"its sites are {' '.join(CELLS[cell])}")
-
-
-def _with(term: Term, **changes: object) -> str:
-    """The text of `term` with some parts changed, for advice; the result need not be legal."""
-    changed = copy.copy(term)
-    for name, value in changes.items():
-        object.__setattr__(changed, name, value)
-    return str(changed)

@@ -92,6 +92,46 @@ def test_hold_repeats_the_last_fresh_value(run: Callable, axis: int) -> None:
 
 
 @RUNS
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 7, 31])
+def test_running_maxima(run: Callable, count: int, axis: int) -> None:
+    """What covers a position is the span that reaches farthest, however long ago it started."""
+    random = np.random.default_rng(count)
+    values = random.integers(0, 2**16, size=(count, 5) if axis == 0 else (5, count))
+    found = run(lambda words: WORDS.running_max(words, axis))(WORDS.word(values))
+    expected = [[max(row[: n + 1]) for n in range(count)] for row in (values, values.T)[axis].T]
+    np.testing.assert_array_equal(array(found), np.transpose(expected) if axis == 0 else expected)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its graphs alone have sizes that are unknown")
+@pytest.mark.parametrize("over", ["BT[40]F", "T[3]", "BTF[7]"])
+def test_spans_where_sizes_are_unknown(over: str) -> None:
+    import tensorflow as tf
+
+    noise = plan(f"x:0.4@{over}!none", "LSTM")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 5])])
+    def drawn(x: Any) -> Any:
+        batch, timesteps, features = ops.shape(x)
+        sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": 1}
+        return arrays.draw(noise, 7, "float32", **sizes).x
+
+    for batch, timesteps in ((3, 7), (1, 1), (2, 31)):
+        expected = masks.draw(noise, 7, batch=batch, timesteps=timesteps, features=5, units=1).x
+        np.testing.assert_array_equal(drawn(tf.zeros((batch, timesteps, 5))), expected)
+
+
+@RUNS
+@pytest.mark.parametrize("over", ["BT[3]F", "T[40]", "BTF[7]", "F[2]"])
+def test_spans_are_numpy_s(run: Callable, over: str) -> None:
+    noise = plan(f"x:0.4@{over}!none", "LSTM")
+    expected = masks.draw(noise, 7, **SIZES).x
+    words = ops.convert_to_tensor(np.array([7, 0], np.uint32).astype(SEED_DTYPE))
+    found = run(lambda words: arrays.draw(noise, words, "float32", **SIZES).x)(words)
+    np.testing.assert_array_equal(array(found), expected)
+
+
+@RUNS
 @pytest.mark.parametrize("seed", [7, 2**32 - 1, 2**64 - 2**31])
 def test_a_seed_given_as_a_number_or_as_its_words_draws_numpy_s_masks(
     run: Callable, seed: int

@@ -65,7 +65,7 @@ def test_the_backward_half_of_bidirectional_is_in_the_order_of_time(
 @pytest.mark.parametrize("rate", [1.0, 1.5, -1.0])
 def test_rates_that_are_none_are_refused(kind: type, name: str, rate: float) -> None:
     """B4: Keras clips them without a word; at 1 some of its paths drop all and others nothing."""
-    with pytest.raises(ValueError, match=rf"the rate {rate} is no probability"):
+    with pytest.raises(ValueError, match=rf"the rate {rate} is not a probability"):
         kind(UNITS, **{name: rate})
 
 

@@ -203,7 +203,7 @@ def test_rates_out_of_range_raise(kind: type) -> None:
             ValueError, match=rf"Expected a float .* 0 and 1. Received: rate={rate}"
         ):
             kind(rate)
-    with pytest.raises(lapse.LapseError, match=r"the rate 1\.0 is no probability of dropping"):
+    with pytest.raises(lapse.LapseError, match=r"the rate 1\.0 is not a probability of dropping"):
         kind(1.0)  # which Keras takes: it drops everything
 
 

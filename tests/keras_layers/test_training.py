@@ -181,7 +181,9 @@ def test_rates_out_of_range_raise_though_keras_clips_them(
     cell: Cell, argument: str, rate: float
 ) -> None:
     """B4: in Keras a rate of 1 drops everything in one place and nothing in another."""
-    with pytest.raises(lapse.LapseError, match=rf"the rate {rate} is no probability of dropping"):
+    with pytest.raises(
+        lapse.LapseError, match=rf"the rate {rate} is not a probability of dropping"
+    ):
         lapse_layer(cell, **{argument: rate})
 
 

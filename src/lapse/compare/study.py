@@ -31,6 +31,13 @@ from lapse.compare.training import Classifier, Settings, parts, step, train
 from lapse.errors import LapseError
 from lapse.kernels.cpu import extension
 
+_ABOUT_NUMBERS = (  # they time and report what is trained, or train something else
+    "bench/",
+    "keras/",
+    "cli.py",
+    *(f"compare/{name}.py" for name in ("answer", "console", "plots", "report", "statistics")),
+)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -161,11 +168,22 @@ def _deaf() -> Iterator[None]:
 @cache
 def _code() -> str:
     """A digest of the code that decides the numbers of a run."""
+    digest = hashlib.sha256()
+    for path in _sources():
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _sources() -> list[Path]:
+    """All files of the package but those known to decide no number of a run, and the kernels."""
     package = Path(lapse.__file__).parent
-    modules = [*package.glob("*.py"), *package.glob("torch/*.py"), package / "compare/training.py"]
-    if (kernels := extension()) is not None:
-        modules.append(Path(kernels.__file__))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(modules))).hexdigest()
+    found = [
+        path
+        for path in sorted(package.rglob("*.py"))
+        if not path.relative_to(package).as_posix().startswith(_ABOUT_NUMBERS)
+    ]
+    return found if (kernels := extension()) is None else [*found, Path(kernels.__file__)]
 
 
 def made_with() -> dict[str, str]:

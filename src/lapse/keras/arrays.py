@@ -56,6 +56,9 @@ class _Graph:
     log, cos = staticmethod(ops.log), staticmethod(ops.cos)
     sqrt, tanh = staticmethod(ops.sqrt), staticmethod(ops.tanh)
 
+    def running_max(self, words: Any, axis: int) -> Any:
+        return ops.associative_scan(ops.maximum, words, axis=axis)
+
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:
         def step(carry: tuple, now: dict) -> tuple:
             return (ops.where(now["fresh"], now["value"], carry[0]),)

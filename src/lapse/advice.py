@@ -1,0 +1,73 @@
+"""What an error about noise advises: the nearest term that layers run.
+
+A term may break several rules at once, and advice that mends one of them is refused in its turn.
+So everything about the term is mended here together.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lapse.noise import Axis, Term
+
+LONGEST_SPAN = 2**16  # a span costs as much as so many timesteps
+_AXES = {"x": "BTFG", "h": "BTFG", "W": "IO", "U": "IO", "emb": "BV"}  # others have BTF
+_USUAL_AXES = {"W": "IO", "U": "IO", "emb": "V"}
+_STATES = ("c", "s", "state")  # each is carried elementwise by some cell
+_CARRYING_GATES = ("f", "z")
+
+
+def nearest(term: Term, **changes: object) -> str:
+    """The text of the term nearest to `term` that runs in every layer whose cell has its site.
+
+    Args:
+        changes: the parts that must differ. A rate that no layer runs becomes 0.5.
+    """
+    near = _with(term, **changes)
+    rate = near.rate if isinstance(near.rate, float) and 0 <= near.rate < 1 else 0.5
+    over = _axes(near)
+    fill = "prev" if near.fill == "prev" and near.site in _STATES else 0.0
+    grows = near.law in ("gauss", "uniform") and near.site in (*_STATES, *_CARRYING_GATES)
+    law = "bern" if grows or fill == "prev" or "[" in over else near.law
+    scale = near.scale
+    if fill == "prev":
+        scale = None
+    elif law in ("gauss", "uniform"):
+        scale = "inv"
+    elif near.site in _STATES:
+        scale = "none" if near.scale == "none" else "exp"
+    elif near.site in _CARRYING_GATES and near.scale == "inv":
+        scale = None
+    return str(_with(near, rate=rate, over=over, fill=fill, law=law, scale=scale))
+
+
+def over_with(term: Term, name: str, instead: str) -> str:
+    """The axes of a term with one of them written in another way, or left out."""
+    return "".join(instead if axis.name == name else str(axis) for axis in term.axes.values())
+
+
+def _axes(term: Term) -> str:
+    """The axes of a term that its site has, with one run at most."""
+    found = [axis for axis in term.axes.values() if axis.name in _AXES.get(term.site, "BTF")]
+    run = next(filter(_can_run, found), None)
+    over = "".join(str(axis) if axis is run else axis.name for axis in found)
+    usual = _USUAL_AXES.get(term.site, "BF")
+    return over if over and (term.site != "emb" or "V" in over) else over + usual
+
+
+def _can_run(axis: Axis) -> bool:
+    if axis.kind == "~":
+        return axis.name == "T" and 0 <= axis.size <= 1
+    if axis.kind == "/":
+        return axis.name == "T" and axis.size >= 1
+    return axis.kind == "[" and axis.name in "TF" and 1 <= axis.size <= LONGEST_SPAN
+
+
+def _with(term: Term, **parts: object) -> Term:
+    """A copy with other parts, which need not go together."""
+    changed = copy.copy(term)
+    for name, value in parts.items():
+        object.__setattr__(changed, name, value)
+    return changed
