@@ -106,6 +106,8 @@ def update(old: Any, new: Any, mask: Any, lib: Library) -> Any:
 def _share(mask: Any, value: Any, lib: Library) -> Any:
     """mask * value, where 0 * infinity is 0; the gradient of the mask is the value throughout."""
     product = mask * value
+    if isinstance(mask, float) and mask != 0:  # what evaluation multiplies by
+        return product
     return lib.where((mask == 0) & (product != product), 0, product)
 
 
