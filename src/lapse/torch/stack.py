@@ -69,7 +69,7 @@ def stack(module: Any) -> tuple[One, ...]:
     def one(layer: int, direction: int) -> One:
         text = _of_layer(module, layer)
         if text not in made:
-            planned = plan(text, module.cell)
+            planned = plan(text, module.cell, projected=bool(module.proj_size))
             made[text] = Noise(text, planned, masks.expected(planned), scales(planned))
         sizes = {
             "features": outputs if layer else module.input_size,
