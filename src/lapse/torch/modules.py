@@ -19,6 +19,7 @@ from lapse.plan import Masks, Plan
 from lapse.torch import exporting, fused
 from lapse.torch.arguments import (
     check_input,
+    check_masks_are_tensors,
     checked_lengths,
     checked_samples,
     checked_states,
@@ -258,6 +259,7 @@ class _Recurrent(nn.RNNBase):
                 f"needs {len(ones)}, as draw_masks gives them."
             )
         for of_one, one in zip(each, ones, strict=True):
+            check_masks_are_tensors(of_one)
             one.check(of_one, batch, timesteps)
         return each
 
