@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lapse import PlainLoopWarning
-from lapse.kernels import dispatch
 from lapse.keras import LSTM
+from lapse.kernels import dispatch
 
 X, Y = np.zeros((2, 3, 7), "float32"), np.zeros((2, 5), "float32")
 

@@ -55,8 +55,8 @@ def check_masks_are_tensors(masks: Masks) -> None:
     for slot, mask in masks._asdict().items():
         if not (mask is None or isinstance(mask, (Tensor, float))):
             raise LapseError(
-                f"the mask for {slot} is of type {type(mask).__name__}; give a tensor, as draw_masks does "
-                "(torch.as_tensor makes one of an array), or a float."
+                f"the mask for {slot} is of type {type(mask).__name__}; give a tensor, as "
+                "draw_masks does (torch.as_tensor makes one of an array), or a float."
             )
 
 
