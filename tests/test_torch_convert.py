@@ -125,3 +125,19 @@ def test_noise_that_no_module_takes_is_said(call: dict[str, Any]) -> None:
     mine = type("Mine", (nn.GRU,), {})(7, 5)
     with pytest.raises(LapseError, match=r"could take the noise(.|\n)*the model \(Mine\)"):
         lapse.torch.convert(mine, **call)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated:DeprecationWarning")
+def test_tools_that_go_by_class_take_what_to_native_makes() -> None:
+    model, x = lapse.torch.convert(Tagger(nn.LSTM), noise="h:.4@BFG").eval(), torch.randn(9, 3, 7)
+    native = lapse.torch.to_native(model)
+    quantized = torch.ao.quantization.quantize_dynamic(native, {nn.LSTM})
+    assert type(quantized.first) is torch.ao.nn.quantized.dynamic.LSTM
+    traced = torch.jit.trace(native, (x,), check_trace=False)
+    torch.testing.assert_close(traced(x), model(x))
+    passed_over = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
+    assert type(passed_over.first) is LSTM
+    with pytest.raises(RuntimeError):
+        torch.jit.trace(model, (x,))
