@@ -129,6 +129,7 @@ def test_noise_that_no_module_takes_is_said(call: dict[str, Any]) -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated:DeprecationWarning")
 def test_tools_that_go_by_class_take_what_to_native_makes() -> None:
     model, x = lapse.torch.convert(Tagger(nn.LSTM), noise="h:.4@BFG").eval(), torch.randn(9, 3, 7)

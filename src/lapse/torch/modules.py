@@ -259,8 +259,8 @@ class _Recurrent(nn.RNNBase):
                 f"needs {len(ones)}, as draw_masks gives them."
             )
         for of_one, one in zip(each, ones, strict=True):
-            check_masks_are_tensors(of_one)
             one.check(of_one, batch, timesteps)
+            check_masks_are_tensors(of_one)
         return each
 
     def obstacle(self) -> str | None:
