@@ -383,11 +383,12 @@ def options_of(layer: type) -> set[str]:
 _REST, _NAMED_REST = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
-def quiet_plan(noise: Any, cell: Cell | str) -> Plan:
+def quiet_plan(noise: Any, cell: Cell | str, *, projected: bool = False) -> Plan:
     """The plan, without the warning of rule 2, which has a test of its own."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
-        return plan(noise, cell if isinstance(cell, str) else cell.name)
+        name = cell if isinstance(cell, str) else cell.name
+        return plan(noise, name, projected=projected)
 
 
 def frozen_masks(cell: Cell, noise: Any, x: np.ndarray, units: int, seed: int = 1) -> Masks:

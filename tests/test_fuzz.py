@@ -144,7 +144,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
     drawn = []
     for layer in range(module.num_layers):
         between = f" x:{call.options['dropout']}@BTF" if layer else ""
-        made = quiet_plan(terms + between, module.cell)
+        made = quiet_plan(terms + between, module.cell, projected=bool(module.proj_size))
         outputs = (module.proj_size or module.hidden_size) * directions
         features = outputs if layer else module.input_size
         for direction in range(directions):

@@ -93,7 +93,8 @@ def test_what_cant_be_converted_leaves_the_model_as_it_was() -> None:
 def test_subclasses_stay_what_they_are_and_have_no_way_back() -> None:
     for ours, theirs in PAIRS.values():
         mine = type("Mine", (theirs,), {})(7, 5)
-        assert type(lapse.torch.convert(mine)) is type(mine)
+        with pytest.warns(UserWarning, match=r"the model \(Mine\): its class is derived"):
+            assert type(lapse.torch.convert(mine)) is type(mine)
         model = nn.Sequential(type("Mine", (ours,), {})(7, 5))
         with pytest.raises(LapseError, match="0 is a Mine, derived from a module of lapse's"):
             lapse.torch.to_native(model)
@@ -117,7 +118,27 @@ def test_an_embedding_has_a_way_back() -> None:
 
 @pytest.mark.parametrize("call", [{"noise": "x:.3@BF"}, {"recurrent_dropout": 0.2}], ids=str)
 def test_noise_that_no_module_takes_is_said(call: dict[str, Any]) -> None:
-    for model in (nn.Linear(7, 5), LSTM(7, 5), type("Mine", (nn.GRU,), {})(7, 5)):
+    for model in (nn.Linear(7, 5), LSTM(7, 5)):
         with pytest.raises(LapseError, match="that could take the noise"):
             lapse.torch.convert(model, **call)
         assert type(lapse.torch.convert(model)) is type(model)
+    mine = type("Mine", (nn.GRU,), {})(7, 5)
+    with pytest.raises(LapseError, match=r"could take the noise(.|\n)*the model \(Mine\)"):
+        lapse.torch.convert(mine, **call)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated:DeprecationWarning")
+def test_tools_that_go_by_class_take_what_to_native_makes() -> None:
+    model, x = lapse.torch.convert(Tagger(nn.LSTM), noise="h:.4@BFG").eval(), torch.randn(9, 3, 7)
+    native = lapse.torch.to_native(model)
+    quantized = torch.ao.quantization.quantize_dynamic(native, {nn.LSTM})
+    assert type(quantized.first) is torch.ao.nn.quantized.dynamic.LSTM
+    traced = torch.jit.trace(native, (x,), check_trace=False)
+    torch.testing.assert_close(traced(x), model(x))
+    passed_over = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
+    assert type(passed_over.first) is LSTM
+    with pytest.raises(RuntimeError):
+        torch.jit.trace(model, (x,))

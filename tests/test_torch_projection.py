@@ -148,3 +148,69 @@ def test_a_fall_back_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_said", set())
     with pytest.warns(PlainLoopWarning, match="it has no projection of h"):
         LSTM(7, 5, proj_size=3)(torch.zeros(9, 3, 7))
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        *(f"s:.4@BTF{end}" for end in ("", "!exp", "!none", "~gauss")),
+        *(f"state:.4@BTF{end}" for end in ("!exp", "!none")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
+def test_the_hidden_state_is_dropped_behind_the_projection(
+    noise: str, training: bool, directions: int
+) -> None:
+    """What `s` drops of h is 0 in the output, and h as carried on has it too."""
+    options: dict[str, Any] = {"proj_size": 3, "bidirectional": directions == 2}
+    layer = LSTM(7, 5, noise=noise, dtype=torch.float64, batch_first=True, **options)
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 7, dtype=torch.float64)
+    drawn: Any = layer.draw_masks(2, 9, seed=4)
+    y, (h, c) = layer(x, masks=drawn) if training else layer.eval()(x)
+    weights = [p.detach().numpy().T for p in layer.parameters()]
+    for n in range(directions):
+        W, U, b_ih, b_hh, P = weights[5 * n : 5 * n + 5]
+        m = (drawn if directions == 1 else drawn[n])._asdict() if training else {}
+        assert not training or m["s"].shape == (2, 9, 1, 3)
+        expected = 0.6 if noise.endswith("!exp") else 1.0
+        h_now, c_now = np.zeros((2, 3)), np.zeros((2, 5))
+        for t in range(9)[:: 1 - 2 * n]:
+            hidden = m["s"][:, t, 0].numpy() if training else expected
+            cell = 1.0
+            if noise.startswith("state"):
+                cell = m["i"][:, t, 0].numpy() if training else expected
+            z = x[:, t].numpy() @ W + b_ih + b_hh + h_now @ U
+            i, f, g, o = np.split(z, 4, 1)
+            i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+            c_now = cell * (f * c_now + i * np.tanh(g))
+            h_now = hidden * ((o * np.tanh(c_now)) @ P)
+            found = y[:, t, 3 * n : 3 * n + 3].detach().numpy()
+            np.testing.assert_allclose(found, h_now, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(h[n].detach(), h_now, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(c[n].detach(), c_now, rtol=0, atol=1e-12)
+    assert (y == 0).any() == (training and not noise.endswith("gauss"))
+
+
+def test_without_a_projection_the_hidden_state_is_dropped_at_the_output_gate() -> None:
+    """Kernels have no slot s for an LSTM, and need none."""
+    for noise, slots in (("s:.4@BF", {"o"}), ("state:.4@BTF!none", {"i", "f", "o"})):
+        masks: Any = LSTM(7, 5, noise=noise).draw_masks(2, 9, seed=4)
+        assert {slot for slot, mask in masks._asdict().items() if mask is not None} == slots
+
+
+def test_coins_of_all_carried_states_are_the_same_up_to_the_smaller_width() -> None:
+    layer = LSTM(7, 5, proj_size=3, noise="state:.4@BTF!none")
+    masks: Any = layer.draw_masks(2, 9, seed=4)
+    assert torch.equal(masks.i[..., :3], masks.s) and torch.equal(masks.i, masks.f)
+
+
+def test_explain_gives_the_shape_of_the_hidden_state() -> None:
+    said = lapse.explain(LSTM(7, 5, proj_size=3, noise="s:.4@BF"))
+    assert "a mask of (batch, 1, 1, 3);" in said
+    both = "a mask of (batch, timesteps, 1, 5) for c and (batch, timesteps, 1, 3) for h;"
+    for noise in ("state:.4@BTF!none", "state:.4@BTF>prev"):
+        assert both in lapse.explain(LSTM(7, 5, proj_size=3, noise=noise))
+        assert "a mask of (batch, timesteps, 1, 5);" in lapse.explain(LSTM(7, 5, noise=noise))

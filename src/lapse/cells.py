@@ -56,7 +56,7 @@ def lstm(
     c_new = f * c + i * drop(lib.tanh(g), m.g)
     h_new = o * lib.tanh(c_new)
     if projection is not None:
-        h_new = h_new @ projection
+        h_new = drop(h_new @ projection, m.s)
     return update(h, h_new, m.k_h, lib), update(c, c_new, m.k_c, lib)
 
 

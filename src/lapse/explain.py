@@ -67,14 +67,14 @@ def explain(layer: Any) -> str:
 
 
 def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:
-    first: dict[Draw, str] = {}  # where noise fills several slots, its mask is the same in all
+    filled: dict[Draw, list[str]] = {}  # where noise fills several slots, its coins are the same
     for slot, draws in plan.slots:
         for one in draws:
-            first.setdefault(one, slot)
-    terms = " ".join(str(one.term) for one in first)
+            filled.setdefault(one, []).append(slot)
+    terms = " ".join(str(one.term) for one in filled)
     lines = [f"{name} with {f'the noise {terms}' if terms else 'no noise'}."]
-    for one, slot in first.items():
-        lines += _of_term(one, slot, plan.cell, sizes)
+    for one, slots in filled.items():
+        lines += _of_term(one, slots, plan.cell, sizes)
     return lines
 
 
@@ -93,16 +93,25 @@ def _of_stack(layer: Any) -> list[str]:
     return lines
 
 
-def _of_term(one: Draw, slot: str, cell: str, sizes: dict[str, int]) -> list[str]:
+def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
     from lapse import masks
 
-    term, gates = one.term, len(GATES[cell])
+    term = one.term
     rate, scale = masks.rate_of(term), masks.scale(term)
-    shape = masks.shape(slot, (one,), batch="batch", timesteps="timesteps", gates=gates, **sizes)
+    whole: dict[str, Any] = {
+        "batch": "batch",
+        "timesteps": "timesteps",
+        "gates": len(GATES[cell]),
+        **sizes,
+    }
+    shapes = dict.fromkeys(masks.shape(slot, (one,), **whole) for slot in slots)
+    sizes_of = [f"({', '.join(map(str, shape))})" for shape in shapes]
+    # A projection makes h narrower than c; noise on both fills the slots of c first.
+    mask = sizes_of[0] if len(sizes_of) == 1 else "{} for c and {} for h".format(*sizes_of)
     return [
         f"{term} acts on {_WHERE[term.site]}:",
         f"    {_effect(term, rate, scale)};",
-        f"    drawn {_how_often(term)}, a mask of ({', '.join(map(str, shape))});",
+        f"    drawn {_how_often(term)}, a mask of {mask};",
         f"    in evaluation {_evaluation(term, 1 - rate)}.",
     ]
 

@@ -80,11 +80,12 @@ class Plan:
         return tuple(dict.fromkeys(draw.term for _, draws in self.slots for draw in draws))
 
 
-def plan(noise: object, cell: str) -> Plan:
+def plan(noise: object, cell: str, *, projected: bool = False) -> Plan:
     """The slots of `cell` ("LSTM", "GRU", "SimpleRNN") that `noise` fills.
 
     Args:
         noise: None, text, a term, a form, or a list of these.
+        projected: whether an LSTM's hidden state is a projection of its units.
 
     Raises:
         LapseError: for a term that can't act in this cell, or that no layer can run yet.
@@ -95,7 +96,7 @@ def plan(noise: object, cell: str) -> Plan:
             f"there is no layer for the cell '{cell}'; write one of {', '.join(GATES)}."
         )
     check(terms, cell)
-    return _plan(terms, cell)
+    return _plan(terms, cell, projected)
 
 
 def width(slot: str, *, features: Any, units: int, projected: int = 0) -> Any:
@@ -106,7 +107,7 @@ def width(slot: str, *, features: Any, units: int, projected: int = 0) -> Any:
     """
     if slot in ("x", "W"):
         return features
-    return projected or units if slot in ("h", "U", "k_h", "y") else units
+    return projected or units if slot in ("h", "U", "s", "k_h", "y") else units
 
 
 def check_masks(
@@ -154,10 +155,10 @@ def check_masks(
 
 
 @lru_cache
-def _plan(terms: tuple[Term, ...], cell: str) -> Plan:
+def _plan(terms: tuple[Term, ...], cell: str, projected: bool) -> Plan:
     slots: dict[str, list[Draw]] = {}
     for draw in streams(terms):
-        for slot in _slots(draw.term, cell):
+        for slot in _slots(draw.term, cell, projected):
             slots.setdefault(slot, []).append(draw)
     return Plan(cell, tuple((slot, tuple(draws)) for slot, draws in slots.items()))
 
@@ -194,16 +195,18 @@ def _runnable(term: Term) -> None:
         )
 
 
-def _slots(term: Term, cell: str) -> tuple[str, ...]:
+def _slots(term: Term, cell: str, projected: bool) -> tuple[str, ...]:
     keeps = term.fill == "prev"
+    # An LSTM puts out o * tanh(c), so a mask on o is one on h, unless a projection comes between.
+    hidden = "o" if cell == "LSTM" and not projected else "s"
     if term.site == "state":
         if keeps:
             return ("k_c", "k_h") if cell == "LSTM" else ("k_h",)
-        return ("i", "f", "o") if cell == "LSTM" else ("s",)
+        return ("i", "f", hidden) if cell == "LSTM" else (hidden,)
     if term.site == "c":
         return ("k_c",) if keeps else ("i", "f")
     if term.site == "s":
-        return ("k_h",) if keeps else (("o",) if cell == "LSTM" else ("s",))
+        return ("k_h",) if keeps else (hidden,)
     if term.site == "g" and cell == "GRU":
         return ("n",)
     return (term.site,)

@@ -17,13 +17,12 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 from lapse.advice import LONGEST_SPAN, nearest, over_with
-from lapse.errors import LapseError
+from lapse.errors import LapseError, outside
 
 if TYPE_CHECKING:
     from lapse.noise import Term
@@ -127,19 +126,8 @@ def _forgets(term: Term) -> None:
             f"with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 steps (0.36 "
             "without noise). Zoneout (>prev) does not forget.",
             UserWarning,
-            stacklevel=_outside(),
+            stacklevel=outside(),
         )
-
-
-def _outside() -> int:
-    """The stacklevel of whoever called lapse, however deep its layers and Keras's stand between."""
-    here, level = sys._getframe(1), 1
-    while here.f_back and here.f_globals.get("__name__", "").partition(".")[0] in (
-        "lapse",
-        "keras",
-    ):
-        here, level = here.f_back, level + 1
-    return level
 
 
 def _prev(term: Term) -> None:

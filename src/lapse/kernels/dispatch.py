@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Literal, NamedTuple
 
-from lapse.errors import LapseError, PlainLoopWarning
+from lapse.errors import LapseError, PlainLoopWarning, outside
 from lapse.kernels.cpu import extension
 
 KERNELS = ("auto", "cpu", "reference")
@@ -75,6 +75,6 @@ def choose(
             f"{chosen.why}. The plain loop does, several times slower; kernel='reference' says "
             "that this is meant.",
             PlainLoopWarning,
-            stacklevel=2,
+            stacklevel=outside(),
         )
     return chosen.kernel

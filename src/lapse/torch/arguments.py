@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lapse.errors import LapseError
+from lapse.plan import Masks
 
 
 def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
@@ -49,8 +50,24 @@ def checked_samples(samples: Any, batch: int) -> list[int]:
     return list(map(int, _whole(samples, "samples", batch)))
 
 
+def check_masks_are_tensors(masks: Masks) -> None:
+    """Raises `LapseError` for masks of another library."""
+    for slot, mask in masks._asdict().items():
+        if not (mask is None or isinstance(mask, (Tensor, float))):
+            raise LapseError(
+                f"the mask for {slot} is of type {type(mask).__name__}; give a tensor, as "
+                "draw_masks does (torch.as_tensor makes one of an array), or a float."
+            )
+
+
 def _whole(values: Any, name: str, batch: int) -> Tensor:
-    found: Tensor = torch.as_tensor(values)
+    try:
+        found: Tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise LapseError(
+            f"{name}={values!r} was given; it needs one whole number for each of the {batch} "
+            "sequences."
+        ) from None
     whole = not (found.is_floating_point() or found.dtype == torch.bool)
     if found.shape != (batch,) or not whole:
         raise LapseError(

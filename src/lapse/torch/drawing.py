@@ -43,7 +43,9 @@ def draw(noise: str, cell: str, seed: Tensor, scales: Scales, **sizes: Any) -> M
         sizes: batch, timesteps, features, units, projected; layer, direction and samples.
     """
     if direct(seed):
-        return tensors(_plan(noise, cell), seed.tolist(), **sizes)
+        return tensors(
+            quiet_plan(noise, cell, projected=bool(sizes["projected"])), seed.tolist(), **sizes
+        )
     return unpacked(scales, draw_slots(noise, cell, seed, **sizes))
 
 
@@ -81,7 +83,7 @@ def draw_slots(
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     sizes["projected"] = projected
     stream = {"layer": layer, "direction": direction, "samples": samples}
-    made = _plan(noise, cell)
+    made = quiet_plan(noise, cell, projected=bool(projected))
     return packed(made, tensors(made, seed.tolist(), **sizes, **stream))
 
 
@@ -94,7 +96,7 @@ def _(
     sizes["projected"] = projected
     return [
         torch.empty(shape, dtype=torch.uint8 if of_bytes else torch.float32)
-        for shape, of_bytes in outlines(_plan(noise, cell), **sizes)
+        for shape, of_bytes in outlines(quiet_plan(noise, cell, projected=bool(projected)), **sizes)
     ]
 
 
@@ -102,7 +104,8 @@ draw_slots.register_vmap(in_turn(draw_slots))
 
 
 @lru_cache
-def _plan(noise: str, cell: str) -> Plan:
-    with warnings.catch_warnings():  # the layer said so, when it was made
+def quiet_plan(noise: str, cell: str, *, projected: bool) -> Plan:
+    """The plan of noise as text, without the warning that its layer gave when it was made."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
-        return plan(noise, cell)
+        return plan(noise, cell, projected=projected)

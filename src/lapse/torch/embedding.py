@@ -40,6 +40,14 @@ class Embedding(nn.Embedding):
         self.noise = " ".join(map(str, terms))
         self.generator = generator
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest: files hold no class of lapse's but the module's."""
+        return {name: value for name, value in vars(self).items() if name != "terms"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.terms = collect(self.noise)
+
     def forward(self, input: Tensor) -> Tensor:
         """Looks up rows: (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
         rows: Tensor = super().forward(input)

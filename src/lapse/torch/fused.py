@@ -108,10 +108,10 @@ def unroll(
         [mask.scale for mask in (x_mask, h_mask, *slots)],
         again=[mask.again for mask in (x_mask, h_mask, *slots)],
     )
-    y = (h if masks.y is None else outputs).swapaxes(0, 1)
+    y = h if masks.y is None else outputs
     if running is not None and (initial_state is not None or masks.y is not None):
-        y = _hold(y, running, reverse)
-    return y, (last_h, last_c) if cell == "LSTM" else (last_h,)
+        y = _hold(y, running.t(), reverse)
+    return y.swapaxes(0, 1), (last_h, last_c) if cell == "LSTM" else (last_h,)
 
 
 def _float32(value: Any) -> Any:
@@ -155,12 +155,16 @@ def _given(mask: Any, like: Tensor, of_gates: bool = True) -> _Given:
 
 
 def _hold(y: Tensor, running: Tensor, reverse: bool) -> Tensor:
-    """In padding, the output of the real step before; 0 where there is none."""
-    steps = torch.arange(y.shape[1])
+    """In padding, the output of the real step before; 0 where there is none.
+
+    Args:
+        y, running: with timesteps first.
+    """
+    steps = torch.arange(y.shape[0])[:, None]
     if reverse:
-        nearest = torch.where(running, steps, y.shape[1]).flip(1).cummin(1).values.flip(1)
+        nearest = torch.where(running, steps, y.shape[0]).flip(0).cummin(0).values.flip(0)
     else:
-        nearest = torch.where(running, steps, -1).cummax(1).values
-    found = (nearest >= 0) & (nearest < y.shape[1])
-    held = y.gather(1, torch.where(found, nearest, 0)[..., None].expand_as(y))
+        nearest = torch.where(running, steps, -1).cummax(0).values
+    found = (nearest >= 0) & (nearest < y.shape[0])
+    held = y.gather(0, torch.where(found, nearest, 0)[..., None].expand_as(y))
     return torch.where(found[..., None], held, 0)

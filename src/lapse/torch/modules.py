@@ -19,6 +19,7 @@ from lapse.plan import Masks, Plan
 from lapse.torch import exporting, fused
 from lapse.torch.arguments import (
     check_input,
+    check_masks_are_tensors,
     checked_lengths,
     checked_samples,
     checked_states,
@@ -30,6 +31,8 @@ from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.torch.stack import One, as_text, stack
 from lapse.weights import from_torch
+
+_DERIVED = ("_between", "_ones")
 
 
 # What torch.compile can't look into, for it may warn, and needn't: strings go in and one comes out.
@@ -73,6 +76,15 @@ class _Recurrent(nn.RNNBase):
         self.generator = generator
         self.kernel = kernel
         self.noise = as_text(noise, self.num_layers, recurrent_dropout)
+        self._between, self._ones = self.dropout, stack(self, quiet=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest: files hold no class of lapse's but the module's."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name not in _DERIVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._between, self._ones = self.dropout, stack(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -220,9 +232,9 @@ class _Recurrent(nn.RNNBase):
                 y, last = self._run(ones[n], x, drawn[n], state, running)
                 outputs.append(y)
                 lasts.append(last)
-            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            x = _joined(outputs) if self.bidirectional else outputs[0]
         if running is not None:
-            x = torch.where(running[..., None], x, 0)
+            x = _without_padding(x, running)
         return x, tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
     def _masks(
@@ -248,6 +260,7 @@ class _Recurrent(nn.RNNBase):
             )
         for of_one, one in zip(each, ones, strict=True):
             one.check(of_one, batch, timesteps)
+            check_masks_are_tensors(of_one)
         return each
 
     def obstacle(self) -> str | None:
@@ -295,6 +308,19 @@ class _Recurrent(nn.RNNBase):
             found("weight_hr", bool(self.proj_size)),
             concatenate=torch.cat,
         )
+
+
+# PyTorch's outputs lie in memory with time first, whatever the order of their axes.
+
+
+def _joined(outputs: list[Tensor]) -> Tensor:
+    return torch.cat([y.swapaxes(0, 1) for y in outputs], -1).swapaxes(0, 1)
+
+
+def _without_padding(y: Tensor, running: Tensor) -> Tensor:
+    """0 where a step is padding; `torch.where` gives its result the strides of the condition."""
+    kept = running.t().contiguous()[..., None]
+    return torch.where(kept, y.swapaxes(0, 1), 0).swapaxes(0, 1)
 
 
 class LSTM(_Recurrent):

@@ -13,7 +13,7 @@ from lapse.forms import Dropout, KerasDropout
 from lapse.noise import collect
 from lapse.packing import Scales, scales
 from lapse.plan import Masks, Plan, check_masks, plan
-from lapse.torch.drawing import draw
+from lapse.torch.drawing import draw, quiet_plan
 
 
 class Noise(NamedTuple):
@@ -60,8 +60,13 @@ class One(NamedTuple):
         check_masks(given, self.noise.plan, batch=batch, timesteps=timesteps, **self.sizes)
 
 
-def stack(module: Any) -> tuple[One, ...]:
-    """The layers and directions of a module, from its `noise` and `dropout` as they are now."""
+def stack(module: Any, *, quiet: bool = True) -> tuple[One, ...]:
+    """The layers and directions of a module, from its `noise` and `dropout` as they are now.
+
+    Args:
+        quiet: whether the module has warned of its noise already.
+    """
+    planned = quiet_plan if quiet else plan
     directions = 1 + module.bidirectional
     outputs = (module.proj_size or module.hidden_size) * directions
     made: dict[str, Noise] = {}  # planned once, however many layers have it
@@ -69,8 +74,8 @@ def stack(module: Any) -> tuple[One, ...]:
     def one(layer: int, direction: int) -> One:
         text = _of_layer(module, layer)
         if text not in made:
-            planned = plan(text, module.cell)
-            made[text] = Noise(text, planned, masks.expected(planned), scales(planned))
+            found = planned(text, module.cell, projected=bool(module.proj_size))
+            made[text] = Noise(text, found, masks.expected(found), scales(found))
         sizes = {
             "features": outputs if layer else module.input_size,
             "units": module.hidden_size,

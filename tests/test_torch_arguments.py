@@ -1,0 +1,60 @@
+"""What the modules are called with beside the input: `masks=`, and `samples=` of `draw_masks`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lapse import LapseError
+from lapse.plan import Masks
+from lapse.torch import GRU, LSTM
+from torch_support import in_every_module
+from torch_support import one_thread as one_thread  # for every test here
+
+
+@in_every_module
+def test_masks_of_numpy_are_refused_with_what_makes_tensors_of_them(ours: type) -> None:
+    layer, x = ours(7, 5, noise="x:.3@BTF h:.4@BFG"), torch.randn(9, 3, 7)
+    drawn = layer.draw_masks(3, 9, seed=1)
+    arrays = Masks(*(None if mask is None else mask.numpy() for mask in drawn))
+    with pytest.raises(LapseError, match=r"the mask for x is of type ndarray; .*torch\.as_tensor"):
+        layer(x, masks=arrays)
+    tensors = Masks(*(None if mask is None else torch.as_tensor(mask) for mask in arrays))
+    assert torch.equal(layer(x, masks=tensors)[0], layer(x, masks=drawn)[0])
+
+
+def test_a_mask_of_numpy_among_those_of_several_layers() -> None:
+    layer, x = LSTM(7, 5, 2, bidirectional=True, noise="s:.4@BF"), torch.randn(9, 3, 7)
+    drawn: Any = layer.draw_masks(3, 9)
+    drawn[3] = drawn[3]._replace(o=np.ones((3, 1, 1, 5), np.float32))
+    with pytest.raises(LapseError, match="the mask for o is of type ndarray"):
+        layer(x, masks=drawn)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ("abc", "samples='abc' was given; it needs one whole number for each of the 3 sequences"),
+        ([0, "b", 2], "it needs one whole number for each of the 3 sequences"),
+        ({}, "one whole number for each of the 3 sequences"),
+        ([0, 1, 2**70], "one whole number for each of the 3 sequences"),
+        ([0, 1], r"samples has shape \(2,\)"),
+        ([[0], [1], [2]], r"samples has shape \(3, 1\)"),
+        (torch.zeros(3), "type torch.float32; it needs one whole number"),
+        ([True, False, True], "type torch.bool; it needs one whole number"),
+        ([0, -1, 2], r"samples=\[0, -1, 2\] must be whole numbers in \[0, 2\*\*32 - 1\)"),
+        ([0, 1, 2**32 - 1], r"must be whole numbers in \[0, 2\*\*32 - 1\)"),
+    ],
+    ids=str,
+)
+def test_samples_that_number_no_sequences(samples: Any, said: str) -> None:
+    with pytest.raises(LapseError, match=said):
+        GRU(7, 5, noise="x:.3@BTF").draw_masks(3, 9, samples=samples)
+
+
+def test_lengths_that_are_no_numbers() -> None:
+    with pytest.raises(LapseError, match="lengths='abc' was given; it needs one whole number"):
+        GRU(7, 5)(torch.zeros(9, 3, 7), lengths="abc")
