@@ -26,6 +26,8 @@ class Embedding(nn.Embedding):
         LapseError: for noise at another site.
     """
 
+    __module__ = "lapse.torch"  # in files of whole models
+
     def __init__(
         self,
         *args: Any,

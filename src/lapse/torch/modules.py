@@ -42,7 +42,11 @@ def _chosen(why_not: str | None, kernel: str, expected: bool) -> str:
 
 
 class _Recurrent(nn.RNNBase):
-    """What the three modules share; subclasses say which cell they are."""
+    """What the three modules share; subclasses say which cell they are.
+
+    They also give the package as their `__module__`, so that files of whole models name what is
+    public and stays.
+    """
 
     cell: str
 
@@ -345,6 +349,7 @@ class LSTM(_Recurrent):
         LapseError: for noise that this cell can't have; at a call, for a kernel that can't run it.
     """
 
+    __module__ = "lapse.torch"
     cell = "LSTM"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -354,6 +359,7 @@ class LSTM(_Recurrent):
 class GRU(_Recurrent):
     """`torch.nn.GRU` with noise inside; the extra arguments are those of `LSTM`."""
 
+    __module__ = "lapse.torch"
     cell = "GRU"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -366,6 +372,7 @@ class RNN(_Recurrent):
     As in PyTorch, `nonlinearity` ("tanh" or "relu") comes fourth or by keyword.
     """
 
+    __module__ = "lapse.torch"
     cell = "SimpleRNN"
 
     def __init__(
