@@ -15,6 +15,7 @@ from keras import ops
 from lapse import cells, masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
+from lapse.keras.kept import call_context
 from lapse.keras.noisy import Noisy
 from lapse.plan import Masks, check_masks
 
@@ -118,12 +119,7 @@ class _Cell(Noisy):
         return f"lapse_masks_{id(self)}"
 
     def _context(self) -> dict[str, Any]:
-        """What belongs to the outermost call that this cell is part of."""
-        layer: Any = self
-        context = layer._get_call_context()
-        if context.entry_layer is self:  # there is none: undo that asking opened one
-            layer._maybe_reset_call_context()
-        values: dict[str, Any] = vars(context)
+        values: dict[str, Any] = vars(call_context(self))
         return values
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:

@@ -37,3 +37,11 @@ class KeepsNoise:
             del kwargs["training"]
             kwargs["keep_noise"] = True
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+def call_context(layer: Any) -> Any:
+    """What belongs to the outermost call that a layer is part of, `training` among it."""
+    context = layer._get_call_context()
+    if "training" not in vars(context):  # every call notes it, so asking has opened this one
+        layer._maybe_reset_call_context()
+    return context

@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from lapse.errors import LapseError
-from lapse.keras.kept import KeepsNoise
+from lapse.keras.kept import KeepsNoise, call_context
 
 _STOCK = (
     *(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
@@ -83,7 +83,7 @@ def _kept(layer: keras.Layer) -> Iterator[None]:
     if isinstance(layer, KeepsNoise):
         added["keep_noise"] = True
     elif "training" in layer.call_signature_parameters:  # else it draws always
-        added["call"] = _training(layer.call)
+        added["call"] = _training(layer)
     own = vars(layer)  # not by setattr, with which Keras keeps account of a layer's parts
     before = {name: own[name] for name in added if name in own}
     own.update(added)
@@ -95,10 +95,19 @@ def _kept(layer: keras.Layer) -> Iterator[None]:
         own.update(before)
 
 
-def _training(call: Callable) -> Callable:
+def _training(layer: keras.Layer) -> Callable:
+    call: Callable = layer.call
+
     @wraps(call)
     def trained(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **{**kwargs, "training": True})
+        # A recurrent layer hands `training` to its cell, and Keras then takes it for that of the
+        # outermost call, which all later layers read.
+        context = call_context(layer)
+        before = context.get_value("training")
+        try:
+            return call(*args, **{**kwargs, "training": True})
+        finally:
+            context.set_value("training", before)
 
     return trained
 
