@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse import cells, masks
+from lapse import cells
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.kept import call_context
@@ -46,8 +46,8 @@ class _Cell(Noisy):
                 `keras.random.SeedGenerator`.
         """
         return arrays.draw(
-            self.plan,
-            self.seed_generator.next() if seed is None else seed,
+            self.planned,
+            arrays.next_seed(self.seed_generator) if seed is None else seed,
             self.compute_dtype,
             batch=batch,
             timesteps=1,
@@ -100,7 +100,7 @@ class _Cell(Noisy):
             )
             return given
         if not (training and self.plan.slots):
-            return masks.expected(self.plan)
+            return self.planned.expected
         of_the_sequence = self._context().get(self._name)
         return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
