@@ -108,6 +108,19 @@ def _known(value: Any) -> bool:
     return isinstance(value, (int, list, np.ndarray))
 
 
+def _as_written(function: Callable) -> Callable:
+    """Keeps TensorFlow from rewriting what a function calls where a user's tf.function calls it.
+
+    Inside the call of a layer Keras keeps it from that itself.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    kept: Callable = tf.autograph.experimental.do_not_convert(function)
+    return kept
+
+
 def next_seed(generator: Any) -> Any:
     """The pair that a `keras.random.SeedGenerator` gives next."""
     if keras.backend.backend() == "torch":
@@ -115,6 +128,7 @@ def next_seed(generator: Any) -> Any:
     return generator.next()
 
 
+@_as_written
 def draw(noise: Planned, seed: Any, dtype: str, *, packed: bool = False, **sizes: Any) -> Masks:
     """`masks.draw` with the arrays of the current backend, in `dtype`.
 
@@ -164,6 +178,7 @@ def _on_backend() -> Any:
     return on_tensorflow
 
 
+@_as_written
 def draw_rows(noise: str, seed: Any, dtype: str, **sizes: Any) -> Any:
     """`masks.draw_rows` with the arrays of the current backend, in `dtype`.
 
@@ -204,6 +219,7 @@ def _in_a_graph(seed: Any) -> bool:
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
+@_as_written
 def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) -> str:
     """The kernel for a call, "cpu" or "reference".
 
@@ -221,6 +237,7 @@ def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) ->
     return found
 
 
+@_as_written
 def unroll(
     kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:

@@ -30,10 +30,9 @@ class _Drop(KeepsNoise):
 
     def __init__(self, rate: Any, over: str, scale: str, *args: Any, **kwargs: Any) -> None:
         check_rate(rate, type(self).__name__)
-        term = Term("x", rate, over, scale=scale)
         super().__init__(rate, *args, **kwargs)  # type: ignore[call-arg]
-        self.term = term
-        self.planned = planned(term, "LSTM")
+        self.term = Term("x", rate, over, scale=scale)
+        self.planned = planned(self.term, "LSTM")
 
     @property
     def noisy(self) -> bool:

@@ -28,7 +28,7 @@ class Noisy(KeepsNoise):
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         rates = {name: given.get(name, 0.0) for name in ("dropout", "recurrent_dropout")}
         for name, rate in rates.items():
-            check_rate(rate, self.kind, name)
+            check_rate(rate, type(self).__name__, name)
         added = collect(noise)
         made = planned([KerasDropout(**rates), *added], self.kind)
         super().__init__(*args, **kwargs)
