@@ -7,7 +7,7 @@ NumPy when it calls the C++ kernels too; everywhere else NumPy does. The bits ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -20,6 +20,8 @@ from lapse.kernels import choose
 from lapse.noise import parse
 from lapse.philox import WORD
 from lapse.plan import Masks
+
+_Function = TypeVar("_Function", bound=Callable)
 
 
 class _Graph:
@@ -108,7 +110,7 @@ def _known(value: Any) -> bool:
     return isinstance(value, (int, list, np.ndarray))
 
 
-def _as_written(function: Callable) -> Callable:
+def _as_written(function: _Function) -> _Function:
     """Keeps TensorFlow from rewriting what a function calls where a user's tf.function calls it.
 
     Inside the call of a layer Keras keeps it from that itself.
@@ -117,7 +119,7 @@ def _as_written(function: Callable) -> Callable:
         return function
     import tensorflow as tf
 
-    kept: Callable = tf.autograph.experimental.do_not_convert(function)
+    kept: _Function = tf.autograph.experimental.do_not_convert(function)
     return kept
 
 
