@@ -144,6 +144,25 @@ def test_the_spread_of_calls_is_that_of_predict(name: str) -> None:
     np.testing.assert_allclose(spread, draws.std(0, ddof=1), rtol=1e-3, atol=1e-5)
 
 
+def test_a_call_that_keeps_its_noise_trains_nothing_behind_it() -> None:
+    x = keras.Input((TIMESTEPS, FEATURES))
+    parts = [
+        lapse.keras.LSTM(UNITS, **BOTH),
+        lapse.keras.Dropout(0.3, noise_shape=(1, None), seed=3),
+    ]
+    y = parts[1](parts[0](x, training=True), training=True)
+    model = keras.Model(x, [y, layers.BatchNormalization()(y)])
+    normal = normalization(model)
+    normal(np.random.default_rng(3).normal(size=(BATCH, UNITS)), training=True)
+    before = normal.get_weights()
+    draws = [array(model(X)) for _ in range(2)]
+    assert (draws[0][0] != draws[1][0]).any()
+    for noise, behind in draws:
+        np.testing.assert_allclose(behind, normalized(normal, noise), rtol=1e-4, atol=1e-5)
+    for one, other in zip(normal.get_weights(), before, strict=True):
+        assert (one == other).all()
+
+
 class Attempting(keras.Model):
     """Its recurrent layer fails in the cell, and the model goes on without."""
 

@@ -32,9 +32,10 @@ def mc_dropout(model: keras.Layer) -> Iterator[None]:
         with lapse.keras.mc_dropout(model):
             one, other = model.predict(x), model(x)  # two draws
 
-    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`; these two are
-    compiled anew inside, and again after it. Batch normalization uses its averages and keeps them.
-    Afterwards, also after an error, all is as it was.
+    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`, of this model and
+    of models inside it; the last two are compiled anew inside, and again after it. A model around
+    this one may have compiled them before: give that one instead. Batch normalization uses its
+    averages and keeps them. Afterwards, also after an error, all is as it was.
 
     Noise is that of lapse's layers and cells, of `keras.layers.Dropout` and its relatives,
     `GaussianNoise`, recurrent layers and cells and attention, wherever in the model they stand, and
