@@ -137,8 +137,8 @@ def test_front_ends_do_not_know_each_other(file: Path) -> None:
     other = {"torch": "lapse.keras", "keras": "lapse.torch"}[file.relative_to(ROOT).parts[0]]
     above = (other, "lapse.compare", "lapse.cli", "lapse.explain", "lapse.predict")
     # On its torch backend, Keras has PyTorch anyway, and runs the same kernels.
-    beside = {f"lapse.torch.{name}" for name in ("fused", "plain", "drawing")}
-    allowed = beside if file.name == "arrays.py" else set()
+    beside = {f"lapse.torch.{name}" for name in ("fused", "drawing", "memory")}
+    allowed = beside if file.name == "on_torch.py" else set()
     assert not [module for module in found - allowed if module.startswith(above)]
     if other == "lapse.keras":
         tops = {module.partition(".")[0] for module in found}

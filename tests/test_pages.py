@@ -42,6 +42,7 @@ def test_python_runs_as_written(page: str, backend: str, tmp_path: Path) -> None
         capture_output=True,
         text=True,
         env=environment,
+        cwd=tmp_path,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr

@@ -14,8 +14,8 @@ from keras_support import BACKEND, array, compiled
 from lapse import masks
 from lapse.arrays import NUMPY
 from lapse.keras import arrays
+from lapse.keras.planned import planned
 from lapse.philox import NumpyWords, philox
-from lapse.plan import plan
 from test_philox import KNOWN_ANSWERS
 
 EDGES = [0, 1, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
@@ -137,8 +137,8 @@ def test_a_seed_given_as_a_number_or_as_its_words_draws_numpy_s_masks(
     run: Callable, seed: int
 ) -> None:
     """Layers hand over the two words of a SeedGenerator; users hand over a number."""
-    noise = plan("x:0.5@BTF", "LSTM")
-    expected = masks.draw(noise, seed, **SIZES).x
+    noise = planned("x:0.5@BTF", "LSTM")
+    expected = masks.draw(noise.plan, seed, **SIZES).x
     by_number = run(lambda: arrays.draw(noise, seed, "float32", **SIZES).x)
     np.testing.assert_array_equal(array(by_number()), expected)
     words = np.array([seed % 2**32, seed >> 32], np.uint32).astype(SEED_DTYPE)
@@ -147,7 +147,9 @@ def test_a_seed_given_as_a_number_or_as_its_words_draws_numpy_s_masks(
 
 
 def test_masks_come_in_the_dtype_asked_for() -> None:
-    noise = plan("x:0.3@BF", "LSTM")
+    noise = planned("x:0.3@BF", "LSTM")
     found = arrays.draw(noise, 1, "float16", **SIZES).x
     assert keras.backend.standardize_dtype(found.dtype) == "float16"
-    np.testing.assert_array_equal(array(found), masks.draw(noise, 1, **SIZES).x.astype("float16"))
+    np.testing.assert_array_equal(
+        array(found), masks.draw(noise.plan, 1, **SIZES).x.astype("float16")
+    )

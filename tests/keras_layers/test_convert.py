@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,12 @@ def test_there_and_back(kind: Any, made: Any, tmp_path: Path) -> None:
     same(ours, model)
     for one, other in zip(model.get_weights(), ours.get_weights(), strict=True):
         assert (one == other).all()
+    assert not [one for one in ours._flatten_layers() if type(one) is layers.Dropout]
     back = lapse.keras.to_native(ours)
+    for one, other in zip(model._flatten_layers(), back._flatten_layers(), strict=True):
+        assert type(other) is type(one)
+        if isinstance(one, layers.Dropout):
+            assert other.get_config() == one.get_config()
     for one, other in zip(recurrent(model), recurrent(back), strict=True):
         assert type(other) is type(one)
         assert other.get_config() == one.get_config()
@@ -212,3 +219,108 @@ def test_noise_that_no_layer_takes_is_said() -> None:
         with pytest.raises(LapseError, match="that could take the noise"):
             lapse.keras.convert(model, noise="x:.3@BF")
         assert type(lapse.keras.convert(model).layers[0]) is type(layer)
+
+
+def test_dropout_layers_are_exchanged_with_what_they_have() -> None:
+    """A mask that Keras's `noise_shape` shares stays shared."""
+    shared = {"noise_shape": (None, 1, None), "seed": 5}
+    parts = [layers.Dropout(0.3, **shared), layers.SpatialDropout1D(0.2), layers.Dropout(0.4)]
+    ours = lapse.keras.convert(keras.Sequential([keras.Input((TIMESTEPS, FEATURES)), *parts]))
+    kinds = [lapse.keras.Dropout, lapse.keras.SpatialDropout1D, lapse.keras.Dropout]
+    assert [type(one) for one in ours.layers] == kinds
+    assert [one.rate for one in ours.layers] == [0.3, 0.2, 0.4]
+    kept = array(ours.layers[0](X, training=True)) != 0
+    assert (kept == kept[:, :1]).all() and not kept.all() and kept.any()
+    back = lapse.keras.to_native(ours)
+    assert [one.get_config() for one in back.layers] == [one.get_config() for one in parts]
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Mine(layers.LSTM):
+    """A class of the user's own."""
+
+
+@keras.saving.register_keras_serializable(package="test")
+class MineCell(layers.GRUCell):
+    """A class of the user's own."""
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Plus(layers.Layer):
+    """A cell of the user's own."""
+
+    state_size = output_size = FEATURES
+
+    def call(self, x: Any, states: Any, training: bool = False) -> Any:
+        return x + states[0], [x + states[0]]
+
+
+class Always(layers.Dropout):
+    """The usual recipe for dropout in evaluation."""
+
+    def call(self, inputs: Any) -> Any:
+        return super().call(inputs, training=True)
+
+
+STAYS: dict[str, tuple[Any, str]] = {
+    "a subclass": (lambda: Mine(5, name="p"), r"p \(Mine\): .*lapse\.keras\.LSTM"),
+    "in Bidirectional": (lambda: layers.Bidirectional(Mine(5)), r"\(Mine\): "),
+    "a rate of 1": (lambda: layers.GRU(5, dropout=1.0), r"\(GRU\): it has dropout=1\.0"),
+    "Dropout(1.0)": (lambda: layers.Dropout(1.0, name="p"), r"p \(Dropout\): it has rate=1\.0"),
+    "a Dropout": (lambda: Always(0.5), r"\(Always\): .*lapse\.keras\.Dropout"),
+    "a cell": (lambda: layers.RNN(Plus()), r"\(Plus\): a cell of its own"),
+    "cells": (
+        lambda: layers.RNN([layers.LSTMCell(5), MineCell(5)]),
+        r"\(MineCell\): .*lapse\.keras\.GRUCell",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_stays_keras_s_is_named_with_the_reason(name: str) -> None:
+    make, reason = STAYS[name]
+    model = keras.Sequential([keras.Input((TIMESTEPS, FEATURES)), make(), layers.Dropout(0.5)])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        ours = lapse.keras.convert(model)
+    (warning,) = said
+    assert re.match(f"These layers stay Keras's: .*{reason}", str(warning.message))
+    assert warning.filename == __file__
+    assert type(ours.layers[0]) is type(model.layers[0])
+    assert type(ours.layers[1]) is lapse.keras.Dropout
+    if name != "cells":  # of which one takes the noise
+        with pytest.raises(LapseError, match=reason):
+            lapse.keras.convert(model, noise="x:.3@BF")
+
+
+def test_convolutions_stay() -> None:
+    model = keras.Sequential([keras.Input((3, 5, 5, 2)), layers.ConvLSTM2D(2, 3)])
+    with pytest.warns(UserWarning, match=r"\(ConvLSTM2D\): lapse has no convolutional"):
+        lapse.keras.convert(model)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rates"),
+    [
+        (lapse.KerasDropout(0.2, 0.3), (0.2, 0.3)),
+        (lapse.KerasDropout(0.2), (0.2, 0.0)),
+        (lapse.SpatialDropout(0.2), (0.2, 0.0)),
+        (lapse.KerasDropout(0.0, 0.3), (0.0, 0.3)),
+        (lapse.Variational(0.2, 0.3, 0.0, tied=False), (0.2, 0.3)),
+        (lapse.Variational(0.2, 0.3, 0.0), (0.0, 0.0)),  # masks that all gates share
+        ("x:.2@BF x:.2@BF", (0.0, 0.0)),
+        ("x:.2@BF~gauss", (0.0, 0.0)),
+    ],
+    ids=str,
+)
+def test_noise_that_keras_has_goes_into_its_arguments(noise: Any, rates: Any) -> None:
+    for kind in (lapse.keras.LSTM, lapse.keras.GRUCell):
+        back = lapse.keras.to_native(kind(UNITS, noise=noise))
+        assert (back.dropout, back.recurrent_dropout) == rates
+
+
+def test_arguments_and_noise_together_are_what_keras_has_or_stay() -> None:
+    for noise in ("h:.3@BF", "x:.3@BTF", "h:.3@BFG"):
+        back = lapse.keras.to_native(lapse.keras.LSTM(UNITS, dropout=0.2, noise=noise))
+        assert (back.dropout, back.recurrent_dropout) == (0.2, 0.0)

@@ -13,6 +13,7 @@ from keras_support import BATCH, FEATURES, TIMESTEPS, array, close, compiled, se
 import lapse
 from lapse import masks as drawing
 from lapse.keras import Dropout, SpatialDropout1D, TimestepDropout
+from lapse.noise import Schedule
 from lapse.plan import plan
 
 SHAPE = (BATCH, TIMESTEPS, FEATURES)
@@ -263,3 +264,28 @@ def test_timestep_dropout_takes_no_noise_shape() -> None:
 def test_an_empty_batch_stays_empty(kind: str) -> None:
     layer = getattr(lapse.keras, kind)(0.5)
     assert array(layer(np.zeros((0, 7, 5), "f"), training=True)).shape == (0, 7, 5)
+
+
+RATES_THAT_ARE_NONE = ["learned", Schedule(((0.0, 0.2), (1.0, 0.5))), None, "0.5", True]
+
+
+@pytest.mark.parametrize("rate", RATES_THAT_ARE_NONE, ids=str)
+def test_a_rate_that_is_not_a_number_is_refused(rate: Any) -> None:
+    """Not in the words of Keras or Python: what was given, and what would be right."""
+    for kind in (Dropout, SpatialDropout1D, TimestepDropout):
+        with pytest.raises(lapse.LapseError, match=rf"{kind.__name__} was given rate=.* \[0, 1\)"):
+            kind(rate)
+    for name in ("dropout", "recurrent_dropout"):
+        for kind in (lapse.keras.GRU, lapse.keras.LSTMCell):
+            said = rf"{kind.__name__} was given {name}=.*; write a number in \[0, 1\)"
+            with pytest.raises(lapse.LapseError, match=said):
+                kind(3, **{name: rate})
+    for noise in (lapse.EmbeddingDropout, lambda rate: rate):
+        if rate is not None:  # as noise, it is none
+            with pytest.raises(lapse.LapseError):
+                lapse.keras.Embedding(31, 5, noise=noise(rate))
+
+
+def test_a_rate_of_numpy_s_is_a_number() -> None:
+    assert Dropout(np.float32(0.5)).term.rate == 0.5
+    assert lapse.keras.LSTM(3, dropout=np.float64(0.25)).plan.terms[0].rate == 0.25

@@ -7,7 +7,7 @@ NumPy when it calls the C++ kernels too; everywhere else NumPy does. The bits ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -15,10 +15,13 @@ from keras import ops
 
 from lapse import arrays, cells, masks, packing
 from lapse.keras.exporting import exporting
+from lapse.keras.planned import Planned
 from lapse.kernels import choose
-from lapse.noise import Term
+from lapse.noise import parse
 from lapse.philox import WORD
-from lapse.plan import Masks, Plan
+from lapse.plan import Masks
+
+_Function = TypeVar("_Function", bound=Callable)
 
 
 class _Graph:
@@ -110,7 +113,28 @@ def _known(value: Any) -> bool:
     return isinstance(value, (int, list, np.ndarray))
 
 
-def draw(plan: Plan, seed: Any, dtype: str, *, packed: bool = False, **sizes: Any) -> Masks:
+def _as_written(function: _Function) -> _Function:
+    """Keeps TensorFlow from rewriting what a function calls where a user's tf.function calls it.
+
+    Inside the call of a layer Keras keeps it from that itself.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    kept: _Function = tf.autograph.experimental.do_not_convert(function)
+    return kept
+
+
+def next_seed(generator: Any) -> Any:
+    """The pair that a `keras.random.SeedGenerator` gives next."""
+    if keras.backend.backend() == "torch":
+        return _on_backend().next_seed(generator)
+    return generator.next()
+
+
+@_as_written
+def draw(noise: Planned, seed: Any, dtype: str, *, packed: bool = False, **sizes: Any) -> Masks:
     """`masks.draw` with the arrays of the current backend, in `dtype`.
 
     Args:
@@ -118,30 +142,38 @@ def draw(plan: Plan, seed: Any, dtype: str, *, packed: bool = False, **sizes: An
         packed: whether masks are drawn for the C++ kernels, with `Coins` or `Fleeting` among them.
         sizes: batch, timesteps, features, units and direction, as for `masks.draw`.
     """
-    on, seed = _drawn_on(seed)
     if packed:
-        return _packed(plan, seed, sizes, in_a_graph=on in _GRAPHS.values())
+        return _packed(noise, seed, sizes)
+    if keras.backend.backend() == "torch" and _in_a_graph(seed):
+        drawn = _on_backend().floats(_on_backend().draw(noise, seed, **sizes))
+    else:
+        on, seed = _drawn_on(seed)
+        drawn = masks.draw(noise.plan, seed, arrays=on, **sizes)
 
     def tensor(mask: Any) -> Any:
         return None if mask is None else ops.convert_to_tensor(mask, dtype)
 
-    return Masks(*map(tensor, masks.draw(plan, seed, arrays=on, **sizes)))
+    return Masks(*map(tensor, drawn))
 
 
-def _packed(plan: Plan, seed: Any, sizes: dict[str, Any], in_a_graph: bool) -> Masks:
+def _packed(noise: Planned, seed: Any, sizes: dict[str, Any]) -> Masks:
     if keras.backend.backend() == "torch":
-        from lapse.torch.drawing import tensors
-
-        return tensors(plan, seed, **sizes)
-    if not in_a_graph:
-        drawn = packing.packed(plan, masks.draw(plan, seed, **sizes, packed=True))
-        return packing.unpacked(packing.scales(plan), map(ops.convert_to_tensor, drawn))
-    made: Masks = _on_backend().draw(plan, seed, **{"direction": 0, **sizes})
+        found: Masks = _on_backend().draw(noise, seed, **sizes)
+        return found
+    if not _in_a_graph(seed):
+        _, seed = _drawn_on(seed)
+        drawn = packing.packed(noise.plan, masks.draw(noise.plan, seed, **sizes, packed=True))
+        return packing.unpacked(noise.scales, map(ops.convert_to_tensor, drawn))
+    made: Masks = _on_backend().draw(noise.plan, seed, **{"direction": 0, **sizes})
     return made
 
 
 def _on_backend() -> Any:
-    """The kernels as functions of JAX or TensorFlow."""
+    """The kernels as functions of the backend."""
+    if keras.backend.backend() == "torch":
+        from lapse.keras import on_torch
+
+        return on_torch
     if keras.backend.backend() == "jax":
         from lapse.keras import on_jax
 
@@ -151,23 +183,28 @@ def _on_backend() -> Any:
     return on_tensorflow
 
 
-def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> Any:
-    """`masks.draw_rows` with the arrays of the current backend, in `dtype`."""
+@_as_written
+def draw_rows(noise: str, seed: Any, dtype: str, **sizes: Any) -> Any:
+    """`masks.draw_rows` with the arrays of the current backend, in `dtype`.
+
+    Args:
+        noise: terms.
+    """
+    if keras.backend.backend() == "torch" and _in_a_graph(seed):
+        return ops.convert_to_tensor(_on_backend().draw_rows(noise, seed, **sizes), dtype)
     on, seed = _drawn_on(seed)
-    return ops.convert_to_tensor(masks.draw_rows(terms, seed, arrays=on, **sizes), dtype)
+    return ops.convert_to_tensor(masks.draw_rows(parse(noise), seed, arrays=on, **sizes), dtype)
 
 
 def _drawn_on(seed: Any) -> tuple[Any, Any]:
     """The arrays to draw on, and the seed as they take it."""
-    if _in_a_graph(seed):
+    if keras.backend.backend() in _GRAPHS and _in_a_graph(seed):
         return _GRAPHS[keras.backend.backend()], seed
     seed = masks.seed_words(seed)
     if not isinstance(seed, tuple):
         seed = [int(half) & WORD for half in ops.convert_to_numpy(seed)]
     if keras.backend.backend() == "torch":
-        from lapse.torch.drawing import ARRAYS
-
-        return ARRAYS, seed
+        return _on_backend().ARRAYS, seed
     return arrays.NUMPY, seed
 
 
@@ -180,12 +217,14 @@ def _in_a_graph(seed: Any) -> bool:
         import tensorflow as tf
 
         return not tf.executing_eagerly()
-    return False
+    found: bool = _on_backend().in_a_graph(seed)
+    return found
 
 
 _GRAPHS = {"jax": _Words32(), "tensorflow": _Words64()}
 
 
+@_as_written
 def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) -> str:
     """The kernel for a call, "cpu" or "reference".
 
@@ -198,9 +237,12 @@ def chosen(x: Any, cell: Any, masks: Masks, state: tuple | None, kernel: str) ->
     why_not, leaving = obstacle(x, cell, masks, state), exporting()
     if leaving and why_not is None:
         why_not = "the model is being exported, to run where there is no lapse"
-    return choose(why_not, kernel, expected=leaving)
+    pick = _on_backend().chosen if keras.backend.backend() == "torch" else choose
+    found: str = pick(why_not, kernel, expected=leaving)
+    return found
 
 
+@_as_written
 def unroll(
     kind: str, x: Any, cell: Any, masks: Masks, kernel: str, **call: Any
 ) -> tuple[Any, tuple]:
@@ -214,9 +256,8 @@ def unroll(
         masks = Masks(*(_cast(mask, x.dtype) for mask in masks))
         return cells.unroll(kind, x, weights(cell), masks, **call, library=library(cell, scan))
     if keras.backend.backend() == "torch":
-        from lapse.torch import fused
-
-        return fused.unroll(kind, x, weights(cell), masks, **call)
+        found: tuple = _on_backend().unroll(kind, x, weights(cell), masks, **call)
+        return found
     from lapse.keras import fused as in_ops
 
     return in_ops.unroll(kind, x, weights(cell), masks, **call, layer=_on_backend().layer)
@@ -230,9 +271,8 @@ def obstacle(x: Any, cell: Any, masks: Masks, state: tuple | None) -> str | None
     """What about a call the C++ kernels can't do, in words; None if nothing."""
     own = has_own_activations(cell)
     if keras.backend.backend() == "torch":
-        from lapse.torch import fused
-
-        return fused.obstacle(x, weights(cell), masks, state, activations=own)
+        found: str | None = _on_backend().obstacle(x, weights(cell), masks, state, activations=own)
+        return found
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype not in ("float32", "float16", "bfloat16"):
         return f"it computes in float32, and was given {dtype}"

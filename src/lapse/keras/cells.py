@@ -12,9 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse import cells, masks
+from lapse import cells
 from lapse.errors import LapseError
 from lapse.keras import arrays
+from lapse.keras.kept import call_context
 from lapse.keras.noisy import Noisy
 from lapse.plan import Masks, check_masks
 
@@ -45,8 +46,8 @@ class _Cell(Noisy):
                 `keras.random.SeedGenerator`.
         """
         return arrays.draw(
-            self.plan,
-            self.seed_generator.next() if seed is None else seed,
+            self.planned,
+            arrays.next_seed(self.seed_generator) if seed is None else seed,
             self.compute_dtype,
             batch=batch,
             timesteps=1,
@@ -99,7 +100,7 @@ class _Cell(Noisy):
             )
             return given
         if not (training and self.plan.slots):
-            return masks.expected(self.plan)
+            return self.planned.expected
         of_the_sequence = self._context().get(self._name)
         return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
@@ -118,12 +119,7 @@ class _Cell(Noisy):
         return f"lapse_masks_{id(self)}"
 
     def _context(self) -> dict[str, Any]:
-        """What belongs to the outermost call that this cell is part of."""
-        layer: Any = self
-        context = layer._get_call_context()
-        if context.entry_layer is self:  # there is none: undo that asking opened one
-            layer._maybe_reset_call_context()
-        values: dict[str, Any] = vars(context)
+        values: dict[str, Any] = vars(call_context(self))
         return values
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:

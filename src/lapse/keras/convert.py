@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +11,11 @@ import keras
 
 from lapse import masks
 from lapse.errors import LapseError
-from lapse.keras import cells, layers
+from lapse.forms import KerasDropout
+from lapse.keras import cells, dropout, layers
 from lapse.keras.kept import KeepsNoise
-from lapse.noise import Term, collect
+from lapse.keras.staying import refusal, staying
+from lapse.noise import Term, collect, parse
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
@@ -20,6 +24,9 @@ _KINDS: dict[str, Any] = {
         *(cells.LSTMCell, cells.GRUCell, cells.SimpleRNNCell),
     )
 }
+_DROPOUT: dict[str, Any] = {
+    kind.__name__: kind for kind in (dropout.Dropout, dropout.SpatialDropout1D)
+}
 _SHARED = {"BTF": None, "BF": (None, 1, None), "BT": (None, None, 1)}  # as Keras's noise_shape
 Config = dict[str, Any]
 
@@ -27,39 +34,51 @@ Config = dict[str, Any]
 def convert(model: Any, noise: Any = None) -> Any:
     """A copy of a model with lapse's layers and cells in the place of Keras's.
 
-    Wherever they stand: in `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model,
-    too. Names and weights are the same, so are predictions; all other layers are copied as
-    `keras.models.clone_model` does, and a compiled model's copy is compiled, with a new optimizer.
+    `LSTM`, `GRU`, `SimpleRNN`, their cells, `Dropout` and `SpatialDropout1D` are exchanged, also
+    inside `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model. Names and weights
+    are the same, so are predictions; all other layers are copied as `keras.models.clone_model`
+    does, and a compiled model's copy is compiled, with a new optimizer.
 
     Args:
         model: a Sequential or functional model, or a layer.
-        noise: for each layer and cell that is exchanged, besides its `dropout` and
+        noise: for each recurrent layer and cell that is exchanged, besides its `dropout` and
             `recurrent_dropout`; as for `lapse.keras.LSTM`.
+
+    Warns:
+        UserWarning: names the recurrent and Dropout layers that stay Keras's, each with the reason:
+            classes derived from Keras's, cells of another kind, ConvLSTM, and layers with a rate
+            of 1, which lapse refuses.
 
     Raises:
         LapseError: for a subclassed model, for what is no layer, for noise that one of the layers
             can't have, and where there is none to have it.
     """
     text = " ".join(map(str, collect(noise)))
-    found_any = False
+    takes_noise = False
 
     def exchanged(config: Config) -> Config:
-        nonlocal found_any
-        if config["module"] != "keras.layers" or config["class_name"] not in _KINDS:
+        nonlocal takes_noise
+        kind = (_KINDS | _DROPOUT).get(config["class_name"])
+        if config["module"] != "keras.layers" or kind is None or refusal(config["config"]):
             return config
-        found_any = True
-        kind = _KINDS[config["class_name"]]
+        inner = config["config"]
+        if config["class_name"] in _KINDS:
+            takes_noise = True
+            inner = {**inner, "noise": text}
         name = keras.saving.get_registered_name(kind)
-        inner = {**config["config"], "noise": text}
         found = {"module": kind.__module__, "registered_name": name, "config": inner}
         return {**config, **found}
 
     made = _copy(model, exchanged)
-    if text and not found_any:
+    left = "; ".join(staying(made))
+    if text and not takes_noise:
         raise LapseError(
             f"{model.name} has no recurrent layer and no cell of Keras's that could take the noise "
-            "(lapse's own stay what they are); give noise= where the layer is made."
+            f"(lapse's own stay what they are{left and f', and so do these: {left}'}); give noise= "
+            "where the layer is made."
         )
+    if left:
+        warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=2)
     return made
 
 
@@ -68,7 +87,8 @@ def to_native(model: Any) -> Any:
     lapse is not installed.
 
     Names and weights are the same, so are predictions. `dropout`, `recurrent_dropout` and Dropout
-    layers stay; other noise is left out, as evaluation doesn't need it.
+    layers stay, and so does noise that is the same as these two, such as `lapse.KerasDropout` or
+    `lapse.SpatialDropout`; other noise is left out, as evaluation doesn't need it.
 
     Args:
         model: a Sequential or functional model, or a layer.
@@ -83,9 +103,10 @@ def to_native(model: Any) -> Any:
             return config
         kind, inner = config["class_name"], dict(config["config"])
         if kind in _KINDS:
-            made = _KINDS[kind].from_config(inner).plan
-            if any(factor is not None for factor in masks.expected(made)):
-                _refuse(inner["name"], made.terms)
+            made = _KINDS[kind].from_config(inner).planned
+            if any(factor is not None for factor in made.expected):
+                _refuse(inner["name"], made.plan.terms)
+            inner.update(_rates(parse(made.text)))
         if kind == "Embedding" and masks.expected_rows(collect(inner["noise"])) != 1:
             _refuse(inner["name"], collect(inner["noise"]))
         if kind in ("Dropout", "TimestepDropout"):
@@ -103,6 +124,16 @@ def _refuse(name: str, terms: tuple[Term, ...]) -> None:
         f"{name} has the noise {' '.join(map(str, terms))}, which acts in evaluation too; Keras's "
         "own layer has no such thing. Train without it to convert the model."
     )
+
+
+def _rates(terms: tuple[Term, ...]) -> Config:
+    """`dropout` and `recurrent_dropout` for noise that is just these two in Keras; else nothing."""
+    rates = {term.site: masks.rate_of(term) for term in terms}
+    if not rates.keys() <= {"x", "h"}:
+        return {}
+    dropout, recurrent = rates.get("x", 0.0), rates.get("h", 0.0)
+    same = Counter(KerasDropout(dropout, recurrent).terms) == Counter(terms)
+    return {"dropout": dropout, "recurrent_dropout": recurrent} if same else {}
 
 
 def _shared(config: Config) -> Config:

@@ -13,20 +13,26 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.kept import KeepsNoise
+from lapse.keras.planned import Planned, check_rate, planned
 from lapse.noise import Term
-from lapse.plan import plan
 
 
 class _Drop(KeepsNoise):
     """In front of a Keras dropout layer: draws the masks of `term`, a term at the site x."""
 
     term: Term
+    planned: Planned
     seed_generator: Any
     compute_dtype: str
+
+    def __init__(self, rate: Any, over: str, scale: str, *args: Any, **kwargs: Any) -> None:
+        check_rate(rate, type(self).__name__)
+        super().__init__(rate, *args, **kwargs)  # type: ignore[call-arg]
+        self.term = Term("x", rate, over, scale=scale)
+        self.planned = planned(self.term, "LSTM")
 
     @property
     def noisy(self) -> bool:
@@ -46,19 +52,18 @@ class _Drop(KeepsNoise):
                 f"{type(self).__name__} was given inputs of shape {tuple(inputs.shape)}; dropping "
                 f"over {self.term.over} needs (batch, timesteps, features)."
             )
-        noise = plan(self.term if self.term.rate else None, "LSTM")
-        if not noise.slots:
+        if not self.noisy:
             return inputs
         if not self.draws(inputs, training, keep_noise):
-            factor = masks.expected(noise).x
+            factor = self.planned.expected.x
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
         batch, *between, features = shape if len(shape) > 1 else (*shape, 1)
         # Not -1, which nobody can tell for an empty batch.
         inputs = ops.reshape(inputs, (batch, reduce(mul, between, 1), features))
         drawn = arrays.draw(
-            noise,
-            self.seed_generator.next(),
+            self.planned,
+            arrays.next_seed(self.seed_generator),
             self.compute_dtype,
             batch=batch,
             timesteps=ops.shape(inputs)[1],
@@ -90,18 +95,16 @@ class Dropout(_Drop, keras.layers.Dropout):
         scale: str = "inv",
         **kwargs: Any,
     ) -> None:
-        super().__init__(rate, noise_shape, seed, **kwargs)
-        term = Term("x", rate, over, scale=scale)
-        if "G" in term.axes:
+        super().__init__(rate, over, scale, noise_shape, seed, **kwargs)
+        if "G" in self.term.axes:
             raise LapseError(
                 f"over={over!r} asks for masks per gate; a Dropout layer has no gates."
             )
-        if noise_shape is not None and (term.over, scale) != ("BTF", "inv"):
+        if noise_shape is not None and (self.term.over, scale) != ("BTF", "inv"):
             raise LapseError(
                 f"noise_shape={noise_shape} was given with over={over!r} and scale={scale!r}; "
                 "noise_shape is Keras's way of saying what is shared, so write one or the other."
             )
-        self.term = term
 
     def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
         training = self.draws(inputs, training, keep_noise)
@@ -125,8 +128,7 @@ class SpatialDropout1D(_Drop, keras.layers.SpatialDropout1D):
     def __init__(
         self, rate: float, seed: Any = None, name: str | None = None, dtype: Any = None
     ) -> None:
-        super().__init__(rate, seed=seed, name=name, dtype=dtype)
-        self.term = Term("x", rate, "BF")
+        super().__init__(rate, "BF", "inv", seed=seed, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="lapse")
@@ -148,8 +150,7 @@ class TimestepDropout(_Drop, keras.layers.Dropout):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(rate, seed=seed, name=name, dtype=dtype)
-        self.term = Term("x", rate, "BT", scale=scale)
+        super().__init__(rate, "BT", scale, seed=seed, name=name, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

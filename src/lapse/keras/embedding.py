@@ -37,6 +37,7 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
         super().__init__(*args, **kwargs)
         self.terms = terms
         self.noise = " ".join(map(str, terms))
+        self.expected = masks.expected_rows(terms)
 
     def build(self, input_shape: Any = None) -> None:
         # Here, for Keras builds a layer with weights= while it makes it, and then takes no more.
@@ -60,11 +61,11 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
         """
         rows = super().call(inputs)
         if not (self.terms and self.draws(inputs, training, keep_noise)):
-            return rows * masks.expected_rows(self.terms)
+            return rows * self.expected
         batch, *shape = ops.shape(inputs)
         kept = arrays.draw_rows(
-            self.terms,
-            self.seed_generator.next(),
+            self.noise,
+            arrays.next_seed(self.seed_generator),
             self.compute_dtype,
             batch=batch,
             vocabulary=self.input_dim,

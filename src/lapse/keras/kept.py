@@ -32,8 +32,25 @@ class KeepsNoise:
         return bool(training or keep_noise or self.keep_noise)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = keras.tree.flatten((args, kwargs)) if kwargs.get("training") else []
-        if any(map(keras.utils.is_keras_tensor, given)):
+        if kwargs.get("training") and _is_symbolic([*args, *kwargs.values()]):
             del kwargs["training"]
             kwargs["keep_noise"] = True
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+def _is_symbolic(given: Any) -> bool:
+    """Whether tensors of a functional model are among arguments.
+
+    `keras.tree` would flatten them, and torch.compile cannot trace it.
+    """
+    if isinstance(given, (list, tuple)):
+        return any(_is_symbolic(part) for part in given)
+    return bool(keras.utils.is_keras_tensor(given))
+
+
+def call_context(layer: Any) -> Any:
+    """What belongs to the outermost call that a layer is part of, `training` among it."""
+    context = layer._get_call_context()
+    if "training" not in vars(context):  # every call notes it, so asking has opened this one
+        layer._maybe_reset_call_context()
+    return context

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from lapse import masks
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
@@ -95,8 +94,8 @@ class _Recurrent(Noisy):
 
     def _draw(self, batch: Any, timesteps: Any, seed: Any = None, packed: bool = False) -> Masks:
         return arrays.draw(
-            self.plan,
-            self.cell.seed_generator.next() if seed is None else seed,
+            self.planned,
+            arrays.next_seed(self.cell.seed_generator) if seed is None else seed,
             self.compute_dtype,
             packed=packed,
             batch=batch,
@@ -162,7 +161,7 @@ class _Recurrent(Noisy):
         elif training and self.plan.slots:
             drawn = self._draw(batch, timesteps, packed=kernel == "cpu")
         else:
-            drawn = masks.expected(self.plan)
+            drawn = self.planned.expected
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
             state = tuple(map(ops.copy, state))
         outputs, last = arrays.unroll(

@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from lapse.errors import LapseError
-from lapse.keras.kept import KeepsNoise
+from lapse.keras.kept import KeepsNoise, call_context
 
 _STOCK = (
     *(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
@@ -32,9 +32,10 @@ def mc_dropout(model: keras.Layer) -> Iterator[None]:
         with lapse.keras.mc_dropout(model):
             one, other = model.predict(x), model(x)  # two draws
 
-    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`; these two are
-    compiled anew inside, and again after it. Batch normalization uses its averages and keeps them.
-    Afterwards, also after an error, all is as it was.
+    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`, of this model and
+    of models inside it; the last two are compiled anew inside, and again after it. A model around
+    this one may have compiled them before: give that one instead. Batch normalization uses its
+    averages and keeps them. Afterwards, also after an error, all is as it was.
 
     Noise is that of lapse's layers and cells, of `keras.layers.Dropout` and its relatives,
     `GaussianNoise`, recurrent layers and cells and attention, wherever in the model they stand, and
@@ -83,7 +84,7 @@ def _kept(layer: keras.Layer) -> Iterator[None]:
     if isinstance(layer, KeepsNoise):
         added["keep_noise"] = True
     elif "training" in layer.call_signature_parameters:  # else it draws always
-        added["call"] = _training(layer.call)
+        added["call"] = _training(layer)
     own = vars(layer)  # not by setattr, with which Keras keeps account of a layer's parts
     before = {name: own[name] for name in added if name in own}
     own.update(added)
@@ -95,10 +96,19 @@ def _kept(layer: keras.Layer) -> Iterator[None]:
         own.update(before)
 
 
-def _training(call: Callable) -> Callable:
+def _training(layer: keras.Layer) -> Callable:
+    call: Callable = layer.call
+
     @wraps(call)
     def trained(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **{**kwargs, "training": True})
+        # A recurrent layer hands `training` to its cell, and Keras then takes it for that of the
+        # outermost call, which all later layers read.
+        context = call_context(layer)
+        before = context.get_value("training")
+        try:
+            return call(*args, **{**kwargs, "training": True})
+        finally:
+            context.set_value("training", before)
 
     return trained
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from lapse.forms import KerasDropout
 from lapse.keras.kept import KeepsNoise
+from lapse.keras.planned import Planned, check_rate, planned
 from lapse.noise import collect
-from lapse.plan import Plan, plan
+from lapse.plan import Plan
 
 
 class Noisy(KeepsNoise):
@@ -16,7 +17,8 @@ class Noisy(KeepsNoise):
 
     Attributes:
         noise: what was given as `noise=`, as text; saved with the layer.
-        plan: the slots of all noise, that of `dropout=` and `recurrent_dropout=` with it.
+        planned: all noise, that of `dropout=` and `recurrent_dropout=` with it.
+        plan: its slots.
     """
 
     kind: str  # "LSTM", "GRU" or "SimpleRNN"
@@ -24,12 +26,18 @@ class Noisy(KeepsNoise):
     def __init__(self, *args: Any, noise: Any = None, **kwargs: Any) -> None:
         # Keras clips rates out of range without a word, so they are read before it sees them.
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
-        rates = [given.get(name, 0.0) for name in ("dropout", "recurrent_dropout")]
+        rates = {name: given.get(name, 0.0) for name in ("dropout", "recurrent_dropout")}
+        for name, rate in rates.items():
+            check_rate(rate, type(self).__name__, name)
         added = collect(noise)
-        made = plan([KerasDropout(*rates), *added], self.kind)
+        made = planned([KerasDropout(**rates), *added], self.kind)
         super().__init__(*args, **kwargs)
         self.noise = " ".join(map(str, added))
-        self.plan: Plan = made
+        self.planned: Planned = made
+
+    @property
+    def plan(self) -> Plan:
+        return self.planned.plan
 
     @property
     def noisy(self) -> bool:

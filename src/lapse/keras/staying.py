@@ -1,0 +1,73 @@
+"""Which of Keras's layers `convert` cannot exchange, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from keras import layers
+
+from lapse.keras.kept import KeepsNoise
+
+_RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+_CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+_DROPOUT = (layers.SpatialDropout1D, layers.Dropout)
+_CONVOLUTIONAL = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+
+
+def refusal(config: dict[str, Any]) -> str | None:
+    """What in the config of one of Keras's layers lapse's layer of that name refuses, in words."""
+    for name in ("rate", "dropout", "recurrent_dropout"):
+        if not 0 <= config.get(name, 0) < 1:
+            return f"it has {name}={config[name]}, and lapse takes rates in [0, 1)"
+    return None
+
+
+def staying(model: Any) -> list[str]:
+    """The layers that a converted model still has of Keras's, each with the reason."""
+    found = []
+    for layer in model._flatten_layers():
+        for part in _parts(layer, alone=layer is model):
+            why = _why(part)
+            if why is not None:
+                found.append(f"{part.name} ({type(part).__name__}): {why}")
+    return found
+
+
+def _parts(layer: Any, alone: bool) -> Iterator[Any]:
+    """The layer; of a `keras.layers.RNN` its cells, because other layers' cells are Keras's own."""
+    is_cell = hasattr(layer, "state_size") and not isinstance(layer, layers.RNN)
+    if type(layer) is layers.RNN:
+        yield from _cells(layer.cell)
+    elif is_cell and alone:
+        yield from _cells(layer)
+    elif not is_cell:
+        yield layer
+
+
+def _cells(cell: Any) -> Iterator[Any]:
+    if isinstance(cell, layers.StackedRNNCells):
+        for one in cell.cells:
+            yield from _cells(one)
+    else:
+        yield cell
+
+
+def _why(part: Any) -> str | None:
+    kind = type(part)
+    if isinstance(part, KeepsNoise):
+        return None
+    if isinstance(part, _CONVOLUTIONAL):
+        return "lapse has no convolutional recurrent layers"
+    for base in (*_RECURRENT, *_CELLS, *_DROPOUT):
+        if kind is base:
+            return refusal(part.get_config())
+        if isinstance(part, base):
+            of_keras = kind.__module__.startswith("keras.")  # such as SpatialDropout2D
+            own = f"a class of its own, which may derive from lapse.keras.{base.__name__} instead"
+            return None if of_keras else own
+    if isinstance(part, layers.RNN):
+        return "a class of its own, derived from keras.layers.RNN"
+    if hasattr(part, "state_size"):
+        return "a cell of its own, and lapse knows Keras's LSTMCell, GRUCell and SimpleRNNCell"
+    return None
