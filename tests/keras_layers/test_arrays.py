@@ -108,7 +108,7 @@ def test_running_maxima(run: Callable, count: int, axis: int) -> None:
 def test_spans_where_sizes_are_unknown(over: str) -> None:
     import tensorflow as tf
 
-    noise = plan(f"x:0.4@{over}!none", "LSTM")
+    noise = planned(f"x:0.4@{over}!none", "LSTM")
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 5])])
     def drawn(x: Any) -> Any:
@@ -117,15 +117,16 @@ def test_spans_where_sizes_are_unknown(over: str) -> None:
         return arrays.draw(noise, 7, "float32", **sizes).x
 
     for batch, timesteps in ((3, 7), (1, 1), (2, 31)):
-        expected = masks.draw(noise, 7, batch=batch, timesteps=timesteps, features=5, units=1).x
+        sizes = {"batch": batch, "timesteps": timesteps, "features": 5, "units": 1}
+        expected = masks.draw(noise.plan, 7, **sizes).x
         np.testing.assert_array_equal(drawn(tf.zeros((batch, timesteps, 5))), expected)
 
 
 @RUNS
 @pytest.mark.parametrize("over", ["BT[3]F", "T[40]", "BTF[7]", "F[2]"])
 def test_spans_are_numpy_s(run: Callable, over: str) -> None:
-    noise = plan(f"x:0.4@{over}!none", "LSTM")
-    expected = masks.draw(noise, 7, **SIZES).x
+    noise = planned(f"x:0.4@{over}!none", "LSTM")
+    expected = masks.draw(noise.plan, 7, **SIZES).x
     words = ops.convert_to_tensor(np.array([7, 0], np.uint32).astype(SEED_DTYPE))
     found = run(lambda words: arrays.draw(noise, words, "float32", **SIZES).x)(words)
     np.testing.assert_array_equal(array(found), expected)
