@@ -28,6 +28,7 @@ CORE = {  # what each core module may import of lapse: an arrow that isn't here 
     "arrays": {"kernels.cpu", "philox"},
     "masks": {"arrays", "errors", "kernels.cpu", "noise", "philox", "plan"},
     "packing": {"masks", "plan"},
+    "planned": {"masks", "noise", "packing", "plan"},
     "cells": {"plan"},
     "weights": {"cells"},
     "moments": {"errors"},

@@ -14,8 +14,8 @@ from keras_support import BACKEND, array, compiled
 from lapse import masks
 from lapse.arrays import NUMPY
 from lapse.keras import arrays
-from lapse.keras.planned import planned
 from lapse.philox import NumpyWords, philox
+from lapse.planned import planned
 from test_philox import KNOWN_ANSWERS
 
 EDGES = [0, 1, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -141,6 +142,18 @@ class TestTransformations:
         with pytest.raises(LapseError, match="give the layer kernel='reference'"):
             second(given.give(lapse_layer(LSTM)))
         assert np.isfinite(second(given.give(lapse_layer(LSTM, kernel="reference")))).all()
+
+    def test_a_version_without_the_callback_runs_the_plain_loop(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is experimental, so a later JAX may have it no more."""
+        monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
+        given = problem(LSTM)
+        layer = given.give(lapse_layer(LSTM, kernel="cpu"))
+        with pytest.raises(LapseError, match=r"no jax\.experimental\.buffer_callback; write auto"):
+            layer(given.x)
+        plain = given.give(lapse_layer(LSTM, return_sequences=True))
+        close(array(plain(given.x)), oracle(LSTM, given)[0])
 
     @CELL
     def test_many_at_once_are_one_after_the_other(self, cell: Cell) -> None:

@@ -7,6 +7,7 @@ NumPy when it calls the C++ kernels too; everywhere else NumPy does. The bits ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import keras
@@ -15,11 +16,11 @@ from keras import ops
 
 from lapse import arrays, cells, masks, packing
 from lapse.keras.exporting import exporting
-from lapse.keras.planned import Planned
 from lapse.kernels import choose
 from lapse.noise import parse
 from lapse.philox import WORD
 from lapse.plan import Masks
+from lapse.planned import Planned
 
 _Function = TypeVar("_Function", bound=Callable)
 
@@ -278,6 +279,8 @@ def obstacle(x: Any, cell: Any, masks: Masks, state: tuple | None) -> str | None
         return f"it computes in float32, and was given {dtype}"
     if (device := _accelerator()) is not None:
         return f"the backend runs on {device}"
+    if keras.backend.backend() == "jax" and find_spec("jax.experimental.buffer_callback") is None:
+        return "this version of JAX has no jax.experimental.buffer_callback"
     return None if own else "its activations are tanh and sigmoid"
 
 

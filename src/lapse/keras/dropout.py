@@ -16,8 +16,9 @@ from keras import ops
 from lapse.errors import LapseError
 from lapse.keras import arrays
 from lapse.keras.kept import KeepsNoise
-from lapse.keras.planned import Planned, check_rate, planned
+from lapse.keras.noisy import check_rate
 from lapse.noise import Term
+from lapse.planned import Planned, planned
 
 
 class _Drop(KeepsNoise):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Real
 from typing import Any
 
+from lapse.errors import LapseError
 from lapse.forms import KerasDropout
 from lapse.keras.kept import KeepsNoise
-from lapse.keras.planned import Planned, check_rate, planned
 from lapse.noise import collect
 from lapse.plan import Plan
+from lapse.planned import Planned, planned
 
 
 class Noisy(KeepsNoise):
@@ -45,3 +47,9 @@ class Noisy(KeepsNoise):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "noise": self.noise}  # type: ignore[misc]
+
+
+def check_rate(rate: object, layer: str, name: str = "rate") -> None:
+    """Raises `LapseError` for what is not a number; its range is checked with its term."""
+    if not isinstance(rate, Real) or isinstance(rate, bool):
+        raise LapseError(f"{layer} was given {name}={rate!r}; write a number in [0, 1).")

@@ -7,22 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lapse import masks
 from lapse.errors import LapseError
 from lapse.forms import Dropout, KerasDropout
 from lapse.noise import collect
-from lapse.packing import Scales, scales
-from lapse.plan import Masks, Plan, check_masks, plan
+from lapse.plan import Masks, check_masks, plan
+from lapse.planned import Planned, planned
 from lapse.torch.drawing import draw, quiet_plan
-
-
-class Noise(NamedTuple):
-    """What follows from terms; made once, for torch.compile can't trace how."""
-
-    text: str
-    plan: Plan
-    expected: Masks
-    scales: Scales
 
 
 class One(NamedTuple):
@@ -30,7 +20,7 @@ class One(NamedTuple):
 
     layer: int
     direction: int
-    noise: Noise
+    noise: Planned
     sizes: dict[str, int]
 
     @property
@@ -66,16 +56,16 @@ def stack(module: Any, *, quiet: bool = True) -> tuple[One, ...]:
     Args:
         quiet: whether the module has warned of its noise already.
     """
-    planned = quiet_plan if quiet else plan
+    by = quiet_plan if quiet else plan
     directions = 1 + module.bidirectional
     outputs = (module.proj_size or module.hidden_size) * directions
-    made: dict[str, Noise] = {}  # planned once, however many layers have it
+    made: dict[str, Planned] = {}  # planned once, however many layers have it
 
     def one(layer: int, direction: int) -> One:
         text = _of_layer(module, layer)
         if text not in made:
-            found = planned(text, module.cell, projected=bool(module.proj_size))
-            made[text] = Noise(text, found, masks.expected(found), scales(found))
+            options: dict[str, Any] = {"projected": bool(module.proj_size), "by": by}
+            made[text] = planned(text, module.cell, **options)
         sizes = {
             "features": outputs if layer else module.input_size,
             "units": module.hidden_size,
