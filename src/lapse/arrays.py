@@ -64,8 +64,11 @@ class NumpyArrays(NumpyWords):
 
     log, cos, sqrt, tanh = np.log, np.cos, np.sqrt, np.tanh
 
-    def running_max(self, words: Any, axis: int) -> Any:
-        """The largest word so far along `axis`."""
+    def running_max(self, words: Any, axis: int, window: int) -> Any:
+        """The largest word at each position along `axis` and the `window` - 1 before it.
+
+        Words further before may count too.
+        """
         return np.maximum.accumulate(words, axis=axis)
 
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:

@@ -97,7 +97,8 @@ def draw(
 def _check_size(name: str, size: Any, least: int) -> None:
     """Raises `LapseError` for what is not a size; a graph may not know one yet."""
     whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if size < least if whole else isinstance(size, (Number, np.generic, Sequence)):
+    wrong = size is None or isinstance(size, (Number, np.generic, Sequence))
+    if size < least if whole else wrong:
         raise LapseError(f"{name}={size!r} was given; write a whole number from {least}.")
 
 
@@ -337,7 +338,7 @@ class _Stream:
         """True outside all spans along an axis, whose first L - 1 positions are left out.
 
         A span starts at each position with the same probability and is 1 to L long, each length
-        equally likely. The positions left out stand before the first one, so that the first is as
+        equally likely but the last, which may be rarer. The positions left out stand before the first one, so that the first is as
         likely to be covered as any other. A position is covered where a span that started there or
         before ends behind it.
         """
@@ -345,7 +346,7 @@ class _Stream:
         starts = arrays.at_least(
             self._words(one.kind, *shape), _threshold(1 - _start(rate_of(one.term), longest))
         )
-        # The length minus 1: a word cut into L equal ranges.
+        # The length minus 1: a word cut into L ranges, equal but for what is left to the last.
         lengths = arrays.quotient(self._words(one.kind | 1 << 4, *shape), -(-(2**32) // longest))
         positions = (
             steps[None, :, None, None]
@@ -354,7 +355,7 @@ class _Stream:
         )
         ends = arrays.words(starts) * (lengths + (positions + 1))
         rest = (slice(None),) * axis + (slice(longest - 1, None),)
-        return arrays.running_max(ends, axis)[rest] <= positions[rest]
+        return arrays.running_max(ends, axis, longest)[rest] <= positions[rest]
 
 
 def rate_of(term: Term) -> float:

@@ -98,9 +98,18 @@ def test_running_maxima(run: Callable, count: int, axis: int) -> None:
     """What covers a position is the span that reaches farthest, however long ago it started."""
     random = np.random.default_rng(count)
     values = random.integers(0, 2**16, size=(count, 5) if axis == 0 else (5, count))
-    found = run(lambda words: WORDS.running_max(words, axis))(WORDS.word(values))
+    found = run(lambda words: WORDS.running_max(words, axis, count))(WORDS.word(values))
     expected = [[max(row[: n + 1]) for n in range(count)] for row in (values, values.T)[axis].T]
     np.testing.assert_array_equal(array(found), np.transpose(expected) if axis == 0 else expected)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 8])
+def test_a_running_maximum_covers_its_window(window: int) -> None:
+    values = np.random.default_rng(window).integers(0, 2**16, size=31)
+    found = array(WORDS.running_max(WORDS.word(values), 0, window))
+    so_far = np.maximum.accumulate(values)
+    for n, one in enumerate(found):
+        assert values[max(0, n + 1 - window) : n + 1].max() <= one <= so_far[n]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="its graphs alone have sizes that are unknown")

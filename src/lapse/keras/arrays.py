@@ -60,8 +60,16 @@ class _Graph:
     log, cos = staticmethod(ops.log), staticmethod(ops.cos)
     sqrt, tanh = staticmethod(ops.sqrt), staticmethod(ops.tanh)
 
-    def running_max(self, words: Any, axis: int) -> Any:
-        return ops.associative_scan(ops.maximum, words, axis=axis)
+    def running_max(self, words: Any, axis: int, window: int) -> Any:
+        # By doubling, which leaves shapes as they are known. Those of ops.associative_scan are
+        # unknown in graphs of TensorFlow, where loops and XLA then fail.
+        front, width = (slice(None),) * axis, 1
+        while width < window:
+            nothing = ops.zeros_like(words[(*front, slice(None, width))])
+            before = words[(*front, slice(None, -width))]
+            words = ops.maximum(words, ops.concatenate([nothing, before], axis=axis))
+            width *= 2
+        return words
 
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:
         def step(carry: tuple, now: dict) -> tuple:
