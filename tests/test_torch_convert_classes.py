@@ -214,3 +214,73 @@ def test_classes_that_cant_be_followed(classes: Any, said: str) -> None:
     with pytest.raises(LapseError, match=said):
         lapse.torch.convert(model, classes=classes)
     assert type(model) is EmptyLSTM
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 3)
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+
+class NewOuter(nn.Module):
+    def __init__(self, old: Outer) -> None:
+        super().__init__()
+        self.body = old.inner
+
+
+class NewInner(nn.Module):
+    def __init__(self, old: Inner) -> None:
+        super().__init__()
+        self.kept = old.lstm
+
+
+def test_what_a_function_returns_is_replaced_in_turn() -> None:
+    made = lapse.torch.convert(nn.Sequential(Outer()), classes={Outer: NewOuter, Inner: NewInner})
+    assert type(made[0]) is NewOuter and type(made[0].body) is NewInner
+    assert type(made[0].body.kept) is LSTM
+
+
+def test_a_module_inside_what_is_made_of_it_stays() -> None:
+    classes = {EmptyLSTM: lambda old: nn.Sequential(old)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it would advise what was given
+        made = lapse.torch.convert(nn.Sequential(EmptyLSTM(3, 3)), classes=classes)
+    assert type(made[0]) is nn.Sequential and type(made[0][0]) is EmptyLSTM
+
+
+def test_a_class_that_parametrizations_made_is_refused() -> None:
+    stock = nn.LSTM(3, 3)
+    nn.utils.parametrizations.weight_norm(stock, "weight_hh_l0")
+    with pytest.raises(LapseError, match="convert the model first, and parametrize then"):
+        lapse.torch.convert(nn.Sequential(stock), classes={type(stock): LSTM})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        (LSTM, NoisyEmptyLSTM, "is lapse's already"),
+        (EmptyLSTM, nn.LSTM, "give a class derived from lapse.torch.LSTM"),
+    ],
+)
+def test_classes_that_lead_nowhere_are_refused(theirs: type, ours: type, said: str) -> None:
+    with pytest.raises(LapseError, match=said):
+        lapse.torch.convert(nn.Sequential(EmptyLSTM(3, 3)), classes={theirs: ours})
+
+
+def test_classes_lead_back() -> None:
+    stock = nn.Sequential(EmptyLSTM(3, 5))
+    noisy = lapse.torch.convert(stock, recurrent_dropout=0.2, classes={EmptyLSTM: NoisyEmptyLSTM})
+    back = lapse.torch.to_native(noisy, classes={NoisyEmptyLSTM: EmptyLSTM})
+    assert type(back[0]) is EmptyLSTM
+    for name, weight in stock.state_dict().items():
+        assert torch.equal(back.state_dict()[name], weight)
+    with pytest.raises(LapseError, match="give classes of your own as"):
+        lapse.torch.to_native(noisy)
+    with pytest.raises(LapseError, match="derived from PyTorch's of that name"):
+        lapse.torch.to_native(noisy, classes={NoisyEmptyLSTM: nn.GRU})

@@ -104,7 +104,7 @@ def update(old: Any, new: Any, mask: Any, lib: Library) -> Any:
 
 
 def _share(mask: Any, value: Any, lib: Library) -> Any:
-    """mask * value, where 0 * infinity is 0; the gradient of the mask is the value throughout."""
+    """mask * value, where 0 * infinity is 0; at 0, too, a finite value is the mask's gradient."""
     product = mask * value
     if isinstance(mask, float) and mask != 0:  # what evaluation multiplies by
         return product

@@ -104,16 +104,22 @@ def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> l
         "gates": len(GATES[cell]),
         **sizes,
     }
-    shapes = dict.fromkeys(masks.shape(slot, (one,), **whole) for slot in slots)
-    sizes_of = [f"({', '.join(map(str, shape))})" for shape in shapes]
-    # A projection makes h narrower than c; noise on both fills the slots of c first.
-    mask = sizes_of[0] if len(sizes_of) == 1 else "{} for c and {} for h".format(*sizes_of)
+    shapes = {slot: masks.shape(slot, (one,), **whole) for slot in slots}
+    of_h = [shape for slot, shape in shapes.items() if slot in ("s", "k_h")]
+    of_c = [shape for slot, shape in shapes.items() if slot not in ("s", "k_h")]
+    mask = _sizes((of_c or of_h)[0])
+    if of_c and of_h and of_c[0] != of_h[0]:  # a projection makes h narrower than c
+        mask = f"{mask} for c and {_sizes(of_h[0])} for h"
     return [
         f"{term} acts on {_WHERE[term.site]}:",
         f"    {_effect(term, rate, scale)};",
         f"    drawn {_how_often(term)}, a mask of {mask};",
         f"    in evaluation {_evaluation(term, 1 - rate)}.",
     ]
+
+
+def _sizes(shape: tuple) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def _effect(term: Term, rate: float, scale: float) -> str:

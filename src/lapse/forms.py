@@ -39,6 +39,8 @@ class Form(ABC):
                     f"{type(self).__name__} was given {field.name}={value!r}; write {article} "
                     f"{field.type}, such as {field.default!r}."
                 )
+            if kind is Real:  # of NumPy's, or a fraction: the text form has decimals
+                object.__setattr__(self, field.name, float(value))
         collect(self.text())  # an illegal rate is reported where it was written
 
     @abstractmethod

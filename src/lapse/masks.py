@@ -338,9 +338,9 @@ class _Stream:
         """True outside all spans along an axis, whose first L - 1 positions are left out.
 
         A span starts at each position with the same probability and is 1 to L long, each length
-        equally likely but the last, which may be rarer. The positions left out stand before the first one, so that the first is as
-        likely to be covered as any other. A position is covered where a span that started there or
-        before ends behind it.
+        equally likely but the last, which may be rarer. The positions left out stand before the
+        first one, so that the first is as likely to be covered as any other. A position is covered
+        where a span that started there or before ends behind it.
         """
         arrays, steps, width = self.arrays, *shape[1::2]
         starts = arrays.at_least(

@@ -232,8 +232,8 @@ def _axes(over: str) -> tuple[Axis, ...]:
         kind, size = next(((rest[n], rest[n + 1]) for n in (0, 2, 4) if rest[n]), ("", "0"))
         if float(size) > 2**31:
             raise LapseError(
-                f"'{over}' asks for runs of {size}; write a length of at most {LONGEST_SPAN}, e.g. "
-                f"x:0.5@BT{kind}{LONGEST_SPAN}{']' if kind == '[' else ''}."
+                f"'{over}' has the number {size}, larger than any run along {name}; write e.g. "
+                f"x:0.5@BT/4, x:0.5@BT~0.1 or x:0.5@BT[{LONGEST_SPAN}]."
             )
         axes.append(Axis(name, kind, float(size)))
     return tuple(axes)

@@ -138,7 +138,7 @@ def check_masks(
             continue
         if not hasattr(mask, "shape"):
             raise LapseError(
-                f"the mask for {slot} is {mask!r}; give an array, as draw_masks does, or a float."
+                f"the mask for {slot} is {mask!r}; give what draw_masks gives, or a float."
             )
         numbers = width(slot, units=units, **sizes)
         full = (numbers, gates * units) if slot in "WU" else (batch, timesteps, gates, numbers)

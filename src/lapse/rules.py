@@ -274,7 +274,7 @@ def _has_site(term: Term, cell: str) -> None:
         _refuse(
             term,
             f"an embedding table is not part of {cell}",
-            "give it to lapse.keras.Embedding or lapse.torch.Embedding",
+            f"give {nearest(term)} to lapse.keras.Embedding or lapse.torch.Embedding",
         )
     if term.site not in CELLS[cell]:
         why = {

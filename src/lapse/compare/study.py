@@ -31,7 +31,7 @@ from lapse.compare.training import Classifier, Settings, parts, step, train
 from lapse.errors import LapseError
 from lapse.kernels.cpu import extension
 
-_ABOUT_NUMBERS = (  # they time and report what is trained, or train something else
+_DECIDES_NOTHING = (  # about the numbers of a run: it times or reports, or trains something else
     "bench/",
     "keras/",
     "cli.py",
@@ -181,7 +181,7 @@ def _sources() -> list[Path]:
     found = [
         path
         for path in sorted(package.rglob("*.py"))
-        if not path.relative_to(package).as_posix().startswith(_ABOUT_NUMBERS)
+        if not path.relative_to(package).as_posix().startswith(_DECIDES_NOTHING)
     ]
     return found if (kernels := extension()) is None else [*found, Path(kernels.__file__)]
 

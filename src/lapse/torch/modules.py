@@ -76,10 +76,10 @@ class _Recurrent(nn.RNNBase):
                 f"proj_size={self.proj_size} was given; {type(self).__name__} has no projection of "
                 "h, only LSTM; leave it out."
             )
-        self.recurrent_dropout = recurrent_dropout
         self.generator = generator
         self.kernel = kernel
         self.noise = as_text(noise, self.num_layers, recurrent_dropout)
+        self.recurrent_dropout = float(recurrent_dropout)
         self._between, self._ones = self.dropout, stack(self, quiet=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""What `classes=` says to `convert` and `to_native`: checked, and modules replaced by functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lapse.errors import LapseError
+from lapse.torch.embedding import Embedding
+from lapse.torch.modules import GRU, LSTM, RNN
+
+OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+THEIRS: dict[type, type] = {ours: theirs for theirs, ours in OURS.items()}
+THEIRS[Embedding] = nn.Embedding
+
+
+def checked(classes: Any) -> tuple[dict[type, type], dict[type, Callable]]:
+    """The classes that modules become, and the functions that make other modules of them."""
+    if classes is None:
+        return {}, {}
+    if not isinstance(classes, Mapping):
+        raise LapseError(
+            f"classes={classes!r} is not a mapping; write {{TheirLSTM: OurLSTM}}, from a class in "
+            "the model to one derived from lapse's, or to a function."
+        )
+    derived: dict[type, type] = {}
+    functions: dict[type, Callable] = {}
+    for theirs, ours in classes.items():
+        if not (isinstance(theirs, type) and issubclass(theirs, nn.Module)):
+            raise LapseError(
+                f"classes= has the key {theirs!r}, which is not a class of modules; write the "
+                "class itself, as in {TheirLSTM: OurLSTM}."
+            )
+        if issubclass(theirs, (LSTM, GRU, RNN)):
+            raise LapseError(
+                f"classes= has the key {theirs.__name__}, which is lapse's already or derived from "
+                "it; leave it out."
+            )
+        if isinstance(ours, type) and issubclass(ours, (LSTM, GRU, RNN)):
+            _check_derived(theirs, ours)
+            derived[theirs] = ours
+        elif callable(ours) and not (isinstance(ours, type) and issubclass(ours, nn.RNNBase)):
+            functions[theirs] = ours
+        else:
+            raise LapseError(
+                f"classes= has {ours!r} for {theirs.__name__}; give a class derived from "
+                "lapse.torch.LSTM, GRU or RNN, or a function from the module to another."
+            )
+    return derived, functions
+
+
+def _check_derived(theirs: type, ours: type) -> None:
+    base = next((stock for stock in OURS if issubclass(theirs, stock)), None)
+    if base is None:
+        raise LapseError(
+            f"classes= has {ours.__name__} for {theirs.__name__}, which is not derived from "
+            "nn.LSTM, nn.GRU or nn.RNN, so its attributes and weights have other names; give a "
+            f"function that makes a module of it, such as lambda old: {ours.__name__}(...)."
+        )
+    if not issubclass(ours, OURS[base]):
+        raise LapseError(
+            f"classes= has {ours.__name__} for {theirs.__name__}, which is derived from "
+            f"nn.{base.__name__}; give a class derived from lapse.torch.{OURS[base].__name__}."
+        )
+
+
+class _Replacing:
+    """Puts what functions make of modules in their place: one for each, however often it occurs."""
+
+    def __init__(self, functions: dict[type, Callable]) -> None:
+        self.functions = functions
+        self.made: dict[nn.Module, nn.Module] = {}
+        self.seen: set[nn.Module] = set()
+        self.entered: set[nn.Module] = set()
+
+    def replaced(self, module: nn.Module) -> nn.Module:
+        """The module to stand in the place of this one, everything inside replaced as well."""
+        if module in self.made:
+            return self.made[module]
+        if type(module) not in self.functions or module in self.seen:
+            self._inside(module)
+            return module
+        self.seen.add(module)  # what stands in its place may hold it, and then it stays
+        new = self.functions[type(module)](module)
+        if not isinstance(new, nn.Module):
+            raise LapseError(
+                f"the function of classes= for {type(module).__name__} returned a "
+                f"{type(new).__name__}; it needs to return the module to stand in its place."
+            )
+        new.train(module.training)
+        self._inside(new)
+        self.made[module] = new
+        return new
+
+    def _inside(self, module: nn.Module) -> None:
+        if module in self.entered:
+            return
+        self.entered.add(module)
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                setattr(module, name, self.replaced(child))
+
+
+def replaced(model: nn.Module, functions: dict[type, Callable]) -> nn.Module:
+    """The model with what functions make of its modules in their place."""
+    replacing = _Replacing(functions)
+    made = replacing.replaced(model)
+    if unmet := functions.keys() - {type(module) for module in replacing.made}:
+        raise no_such(unmet, model)
+    return made
+
+
+def no_such(unmet: Any, model: nn.Module) -> LapseError:
+    """The error for classes that a model doesn't have."""
+    names = ", ".join(sorted(kind.__name__ for kind in unmet))
+    return LapseError(
+        f"classes= has {names}, of which {type(model).__name__} has no module; leave it out, and "
+        "note that a class derived from it needs a key of its own."
+    )
+
+
+def checked_back(classes: Any) -> dict[type, type]:
+    """The classes that lapse's become in `to_native`."""
+    for ours, theirs in (classes or {}).items():
+        base = next((stock for own, stock in THEIRS.items() if issubclass(ours, own)), None)
+        if base is None or not (isinstance(theirs, type) and issubclass(theirs, base)):
+            raise LapseError(
+                f"classes= has {theirs!r} for {ours!r}; write {{OurLSTM: TheirLSTM}}, from a class "
+                "derived from a module of lapse's to one derived from PyTorch's of that name."
+            )
+    return dict(classes or {})
