@@ -110,3 +110,18 @@ def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_layer_of_lapse() -> None:
     with pytest.raises(LapseError, match="LSTM is no recurrent layer of lapse; explain takes"):
         lapse.explain(torch.nn.LSTM(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("noise", "term"),
+    [
+        ("s:.1@BTF>prev state:.1@BTF>prev", "state:0.1@BTF>prev"),
+        ("state:.1@BTF>prev s:.1@BTF>prev", "state:0.1@BTF>prev"),
+        ("s:.1@BTF!none state:.2@BTF!none", "state:0.2@BTF!none"),
+    ],
+)
+def test_sizes_of_c_and_h_are_not_confused(noise: str, term: str) -> None:
+    """Whichever term is first; h is a projection of 3 numbers."""
+    said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, kernel="reference"))
+    (mask,) = re.findall(rf"{re.escape(term)} acts on .*?a mask of (.*?);", said, re.DOTALL)
+    assert mask == "(batch, timesteps, 1, 7) for c and (batch, timesteps, 1, 3) for h"

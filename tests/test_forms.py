@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -606,3 +607,11 @@ def test_wrong_kinds_of_values(make: Callable, why: str) -> None:
 
 def test_whole_and_numpy_numbers_are_numbers() -> None:
     assert lapse.Zoneout(0, np.float32(0.5)).terms == lapse.Zoneout(0.0, 0.5).terms
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 3), np.float64(0.3), np.float32(0.25), 0])
+def test_a_rate_of_any_kind_of_number_is_a_number(rate: Any) -> None:
+    """The text form, and files of models, have no other kind."""
+    form = lapse.KerasDropout(recurrent_dropout=rate)
+    assert type(form.recurrent_dropout) is float and form.recurrent_dropout == float(rate)
+    assert [term.rate for term in form.terms] == ([float(rate)] if rate else [])

@@ -690,3 +690,18 @@ def test_what_no_layer_runs_is_said(text: str, why: str) -> None:
     with pytest.raises(LapseError, match=why) as caught:
         plan(text, "LSTM")
     assert str(parse(text)[-1]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("term", "offered"),
+    [
+        ("x:.5@BT~9999999999", ["x:0.5@BT/4", "x:0.5@BT~0.1", "x:0.5@BT[65536]"]),
+        ("emb:.2@V>mean", ["emb:0.2@V"]),
+    ],
+)
+def test_what_is_offered_here_is_taken(term: str, offered: list[str]) -> None:
+    with pytest.raises(LapseError) as said:
+        plan(term, "LSTM")
+    for text in offered:
+        assert text in str(said.value)
+        assert [str(one) for one in parse(text)] == [text]

@@ -11,6 +11,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ NOISE = "x:.3@BTF h:.4@BFG s:.2@BTF>prev"
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "noisy": {"noise": NOISE, "recurrent_dropout": 0.2},
+    "of NumPy": {"recurrent_dropout": np.float64(0.3)},
     "by layer": {"noise": {0: NOISE, 1: "U:.5@IO"}, "num_layers": 2, "dropout": 0.3},
 }
 

@@ -262,7 +262,20 @@ class Always(layers.Dropout):
         return super().call(inputs, training=True)
 
 
+@keras.saving.register_keras_serializable(package="test")
+class Block(layers.Layer):
+    """It makes a recurrent layer for itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inner = layers.LSTM(5, return_sequences=True, name="inner")
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
 STAYS: dict[str, tuple[Any, str]] = {
+    "in a layer": (lambda: Block(), r"inner \(LSTM\): it stands inside a layer of your own"),
     "a subclass": (lambda: Mine(5, name="p"), r"p \(Mine\): .*lapse\.keras\.LSTM"),
     "in Bidirectional": (lambda: layers.Bidirectional(Mine(5)), r"\(Mine\): "),
     "a rate of 1": (lambda: layers.GRU(5, dropout=1.0), r"\(GRU\): it has dropout=1\.0"),
@@ -292,6 +305,14 @@ def test_what_stays_keras_s_is_named_with_the_reason(name: str) -> None:
     if name != "cells":  # of which one takes the noise
         with pytest.raises(LapseError, match=reason):
             lapse.keras.convert(model, noise="x:.3@BF")
+
+
+def test_dropout_that_keras_makes_for_itself_is_not_named() -> None:
+    x = keras.Input((TIMESTEPS, FEATURES))
+    y = layers.MultiHeadAttention(2, 3, dropout=0.3)(x, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lapse.keras.convert(keras.Model(x, layers.Bidirectional(layers.GRU(5))(y)))
 
 
 def test_convolutions_stay() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 from keras import layers
 
 from lapse.keras.kept import KeepsNoise
@@ -25,13 +26,30 @@ def refusal(config: dict[str, Any]) -> str | None:
 
 def staying(model: Any) -> list[str]:
     """The layers that a converted model still has of Keras's, each with the reason."""
-    found = []
+    found, hidden = [], _inside_keras(model)
     for layer in model._flatten_layers():
+        if id(layer) in hidden:
+            continue
         for part in _parts(layer, alone=layer is model):
             why = _why(part)
             if why is not None:
                 found.append(f"{part.name} ({type(part).__name__}): {why}")
     return found
+
+
+def _inside_keras(model: Any) -> set[int]:
+    """Layers that Keras's own make for themselves, as attention makes a Dropout layer."""
+    return {
+        id(inner)
+        for layer in model._flatten_layers()
+        if type(layer).__module__.startswith("keras.") and not _holds_others(layer)
+        for inner in layer._flatten_layers(include_self=False)
+    }
+
+
+def _holds_others(layer: Any) -> bool:
+    """Whether a layer's parts are those that a user gave it."""
+    return isinstance(layer, (keras.Model, layers.Wrapper, layers.Bidirectional, layers.RNN))
 
 
 def _parts(layer: Any, alone: bool) -> Iterator[Any]:
@@ -61,7 +79,8 @@ def _why(part: Any) -> str | None:
         return "lapse has no convolutional recurrent layers"
     for base in (*_RECURRENT, *_CELLS, *_DROPOUT):
         if kind is base:
-            return refusal(part.get_config())
+            inside = "it stands inside a layer of your own, which may make lapse's instead"
+            return refusal(part.get_config()) or inside
         if isinstance(part, base):
             of_keras = kind.__module__.startswith("keras.")  # such as SpatialDropout2D
             own = f"a class of its own, which may derive from lapse.keras.{base.__name__} instead"
