@@ -11,7 +11,7 @@ import torch
 from lapse import LapseError
 from lapse.plan import Masks
 from lapse.torch import GRU, LSTM
-from torch_support import in_every_module
+from torch_support import in_every_module, in_every_pair
 from torch_support import one_thread as one_thread  # for every test here
 
 
@@ -58,3 +58,14 @@ def test_samples_that_number_no_sequences(samples: Any, said: str) -> None:
 def test_lengths_that_are_no_numbers() -> None:
     with pytest.raises(LapseError, match="lengths='abc' was given; it needs one whole number"):
         GRU(7, 5)(torch.zeros(9, 3, 7), lengths="abc")
+
+
+@in_every_pair
+def test_a_call_that_does_not_fit_is_pytorch_s_kind_of_error(ours: type, theirs: type) -> None:
+    """Programs catch it as such."""
+    for size, states in (((3, 2, 7), 2), ((3, 2, 5), 3)):
+        for kind in (ours, theirs):
+            state = torch.zeros(1, states, 4)
+            hx = (state, state) if kind.__name__ == "LSTM" else state
+            with pytest.raises(RuntimeError):
+                kind(5, 4)(torch.zeros(size), hx)

@@ -142,3 +142,14 @@ def test_tools_that_go_by_class_take_what_to_native_makes() -> None:
     assert type(passed_over.first) is LSTM
     with pytest.raises(RuntimeError):
         torch.jit.trace(model, (x,))
+
+
+def test_a_model_that_pytorch_cannot_copy_is_told_what_to_do() -> None:
+    stock = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.LSTM(5, 4), "weight_hh_l0"))
+    stock(torch.randn(3, 2, 5))
+    with pytest.raises(LapseError, match=r"call the model once under torch\.no_grad"):
+        lapse.torch.convert(stock)
+    with torch.no_grad():
+        stock(torch.randn(3, 2, 5))
+    with pytest.warns(UserWarning, match="parametrizations made its class"):
+        lapse.torch.convert(stock)

@@ -282,5 +282,6 @@ def test_classes_lead_back() -> None:
         assert torch.equal(back.state_dict()[name], weight)
     with pytest.raises(LapseError, match="give classes of your own as"):
         lapse.torch.to_native(noisy)
-    with pytest.raises(LapseError, match="derived from PyTorch's of that name"):
-        lapse.torch.to_native(noisy, classes={NoisyEmptyLSTM: nn.GRU})
+    for wrong in ({NoisyEmptyLSTM: nn.GRU}, {nn.LSTM: EmptyLSTM}, {"LSTM": EmptyLSTM}, EmptyLSTM):
+        with pytest.raises(LapseError, match="derived from PyTorch's of that name"):
+            lapse.torch.to_native(noisy, classes=wrong)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask
 
 from lapse.errors import LapseError
 from lapse.keras import arrays
@@ -129,10 +130,10 @@ class _Recurrent(Noisy):
         Raises:
             LapseError: for masks that don't fit.
         """
-        if mask is None:
-            # Keras passes on the padding of Masking and Embedding only to a call with one tensor,
-            # and loses it beside masks= or initial_state=.
-            mask = getattr(sequences, "_keras_mask", None)
+        if mask is None and masks is not None and initial_state is None:
+            # Keras passes on the padding of Masking and Embedding only to a call with one tensor.
+            # Masks of noise are none of Keras's; beside initial_state= it stays as in Keras.
+            mask = get_keras_mask(sequences)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
             sequences,

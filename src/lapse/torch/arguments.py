@@ -11,8 +11,12 @@ from lapse.errors import LapseError
 from lapse.plan import Masks
 
 
+class CallError(LapseError, RuntimeError):
+    """A call with tensors that don't fit, which is a RuntimeError where PyTorch raises it."""
+
+
 def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
-    """Raises `LapseError` for an input of the wrong shape or type.
+    """Raises `CallError` for an input of the wrong shape or type.
 
     Args:
         x: with the batch first.
@@ -20,13 +24,13 @@ def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
     """
     if x.dim() != 3 or x.shape[-1] != module.input_size or x.shape[1] == 0:
         axes = "batch, timesteps" if module.batch_first else "timesteps, batch"
-        raise LapseError(
+        raise CallError(
             f"the input has shape {tuple(given.shape)}; {type(module).__name__} needs "
             f"({axes}, {module.input_size}) with at least one timestep."
         )
     kind = module.weight_ih_l0.dtype
     if x.dtype != kind and not torch._C._is_any_autocast_enabled():
-        raise LapseError(
+        raise CallError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
             f"Convert input: input.to({kind}), or convert model: model.to({x.dtype})."
         )
@@ -96,17 +100,17 @@ def checked_states(
     if not all(isinstance(part, Tensor) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
         wanted = "a pair (h, c) of tensors" if pair else "one tensor h"
-        raise LapseError(f"hx is of {kinds}; it needs to be {wanted}.")
+        raise CallError(f"hx is of {kinds}; it needs to be {wanted}.")
     found = [tuple(part.shape) for part in parts]
     needed = [(*counts[: 2 - single], width) for width in widths.values()]
     if found != needed:
-        raise LapseError(
+        raise CallError(
             f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(widths)} of shape "
             f"{' and '.join(map(str, dict.fromkeys(needed)))}."
         )
     types = {part.dtype for part in parts}
     if types != {dtype} and not torch._C._is_any_autocast_enabled():
-        raise LapseError(
+        raise CallError(
             f"hx has the types {', '.join(map(str, types))}, and the input {dtype}; write "
             f"hx.to({dtype})."
         )

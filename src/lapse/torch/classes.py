@@ -99,8 +99,8 @@ class _Replacing:
             return
         self.entered.add(module)
         for name, child in list(module._modules.items()):
-            if child is not None:
-                setattr(module, name, self.replaced(child))
+            if child is not None and (new := self.replaced(child)) is not child:
+                setattr(module, name, new)
 
 
 def replaced(model: nn.Module, functions: dict[type, Callable]) -> nn.Module:
@@ -123,11 +123,17 @@ def no_such(unmet: Any, model: nn.Module) -> LapseError:
 
 def checked_back(classes: Any) -> dict[type, type]:
     """The classes that lapse's become in `to_native`."""
-    for ours, theirs in (classes or {}).items():
-        base = next((stock for own, stock in THEIRS.items() if issubclass(ours, own)), None)
-        if base is None or not (isinstance(theirs, type) and issubclass(theirs, base)):
-            raise LapseError(
-                f"classes= has {theirs!r} for {ours!r}; write {{OurLSTM: TheirLSTM}}, from a class "
-                "derived from a module of lapse's to one derived from PyTorch's of that name."
-            )
-    return dict(classes or {})
+    found = {} if classes is None else classes
+    if not (isinstance(found, Mapping) and all(map(_leads_back, found, found.values()))):
+        raise LapseError(
+            f"classes={classes!r} was given; write {{OurLSTM: TheirLSTM}}, from classes derived from "
+            "lapse's modules to classes derived from PyTorch's of that name."
+        )
+    return dict(found)
+
+
+def _leads_back(ours: Any, theirs: Any) -> bool:
+    classes = isinstance(ours, type) and isinstance(theirs, type)
+    return classes and any(
+        issubclass(ours, own) and issubclass(theirs, stock) for own, stock in THEIRS.items()
+    )

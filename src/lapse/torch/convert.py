@@ -50,7 +50,7 @@ def convert(
             derived from PyTorch's that `classes` doesn't have.
     """
     derived, functions = checked(classes)
-    made = replaced(copy.deepcopy(model), functions)
+    made = replaced(_copied(model), functions)
     exchanged = {**OURS, **derived}
     found = [module for module in made.modules() if type(module) in exchanged]
     if unmet := derived.keys() - {type(module) for module in found}:
@@ -78,6 +78,19 @@ def convert(
             stacklevel=outside(),
         )
     return made
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        if "deepcopy protocol" not in str(error):
+            raise
+        raise LapseError(
+            f"{type(model).__name__} holds the result of a computation, as weight_norm, pruning and "
+            "weight drop leave it behind after a call in training, and PyTorch copies no such "
+            "tensor; call the model once under torch.no_grad(), or remove what computes its weights."
+        ) from None
 
 
 def _stayed(model: nn.Module, exchanged: set[type]) -> list[str]:
@@ -115,7 +128,7 @@ def to_native(
             lapse's modules and not in `classes`, as parametrizations make it, and for `classes`
             that don't fit.
     """
-    made = copy.deepcopy(model)
+    made = _copied(model)
     kinds: Any = tuple(THEIRS)
     becomes = THEIRS | checked_back(classes)
     for name, module in made.named_modules():
