@@ -306,7 +306,7 @@ def test_noise_and_padding_together(cell: Cell, kernel: str) -> None:
 
 @KIND
 def test_the_padding_of_a_masking_layer_holds_beside_masks(cell: Cell) -> None:
-    """Keras passes on an implicit mask only to calls with one tensor; masks of noise are no input."""
+    """Keras passes on an implicit mask only to calls with one tensor, and these are several."""
     given = problem(cell)
     running = np.arange(TIMESTEPS) < np.array([[7], [4], [1]])
     x = np.where(running[..., None], given.x, 0)

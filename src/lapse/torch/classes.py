@@ -126,8 +126,8 @@ def checked_back(classes: Any) -> dict[type, type]:
     found = {} if classes is None else classes
     if not (isinstance(found, Mapping) and all(map(_leads_back, found, found.values()))):
         raise LapseError(
-            f"classes={classes!r} was given; write {{OurLSTM: TheirLSTM}}, from classes derived from "
-            "lapse's modules to classes derived from PyTorch's of that name."
+            f"classes={classes!r} was given; write {{OurLSTM: TheirLSTM}}, from classes derived "
+            "from lapse's modules to classes derived from PyTorch's of that name."
         )
     return dict(found)
 

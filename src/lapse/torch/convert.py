@@ -87,9 +87,10 @@ def _copied(model: nn.Module) -> nn.Module:
         if "deepcopy protocol" not in str(error):
             raise
         raise LapseError(
-            f"{type(model).__name__} holds the result of a computation, as weight_norm, pruning and "
-            "weight drop leave it behind after a call in training, and PyTorch copies no such "
-            "tensor; call the model once under torch.no_grad(), or remove what computes its weights."
+            f"{type(model).__name__} holds the result of a computation, as weight_norm, pruning "
+            "and weight drop leave it behind after a call in training, and PyTorch copies no such "
+            "tensor; call the model once under torch.no_grad(), or remove what computes its "
+            "weights."
         ) from None
 
 
