@@ -19,14 +19,13 @@ def test_sizes_are_whole_numbers(layer: type, size: Any) -> None:
     made = layer(3, 5, noise="x:.5@BTF", num_layers=2)
     with pytest.raises(LapseError, match=r"batch=.* was given; write a whole number from 0"):
         made.draw_masks(size, 7)
-    with pytest.raises(LapseError, match=r"timesteps=.* was given; write a whole number from 1"):
+    with pytest.raises(LapseError, match=r"timesteps=.* was given; write a whole number from 0"):
         made.draw_masks(2, size)
 
 
 def test_an_empty_batch_and_no_steps() -> None:
     layer = LSTM(3, 5, noise="x:.5@BTF h:.5@BFG")
-    with pytest.raises(LapseError, match="timesteps=0 was given"):
-        layer.draw_masks(2, 0)
+    assert layer.draw_masks(2, 0).x.shape == (2, 0, 1, 3)
     empty = layer.draw_masks(0, 7)
     assert empty.x.shape == (0, 7, 1, 3)
     y, _ = layer(torch.zeros(7, 0, 3), masks=empty)

@@ -74,8 +74,8 @@ def draw(
     """
     gates = len(GATES[plan.cell])
     stream = _Stream(seed, layer, direction, arrays)
-    _check_size("batch", batch, 0)
-    _check_size("timesteps", timesteps, 1)
+    _check_size("batch", batch)
+    _check_size("timesteps", timesteps)
     rows = arrays.range(batch) if samples is None else arrays.words(_checked(samples, batch))
 
     def mask(slot: str, one: Draw) -> Any:
@@ -94,12 +94,12 @@ def draw(
     return Masks(**filled)
 
 
-def _check_size(name: str, size: Any, least: int) -> None:
+def _check_size(name: str, size: Any) -> None:
     """Raises `LapseError` for what is not a size; a graph may not know one yet."""
     whole = isinstance(size, Integral) and not isinstance(size, bool)
     wrong = size is None or isinstance(size, (Number, np.generic, Sequence))
-    if size < least if whole else wrong:
-        raise LapseError(f"{name}={size!r} was given; write a whole number from {least}.")
+    if size < 0 if whole else wrong:
+        raise LapseError(f"{name}={size!r} was given; write a whole number from 0.")
 
 
 def _checked(samples: Any, batch: Any) -> Any:
@@ -199,7 +199,7 @@ def draw_rows(
     Raises:
         LapseError: for a batch or a seed that is not a whole number, or out of range.
     """
-    _check_size("batch", batch, 0)
+    _check_size("batch", batch)
     stream, draws = _Stream(seed, 0, 0, arrays), tuple(streams(terms))
     if not draws:
         return None
