@@ -18,7 +18,7 @@ constexpr int LANES = 4, WIDE = 2, TALL = 6;
 namespace {  // each instruction set has its own; shared inline functions would be merged
 
 typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t integers __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef uint32_t bits __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef vector unaligned __attribute__((aligned(4), may_alias));
 
 struct Full {};  // all lanes, known when compiled; `int` is how many at the end of a row
@@ -92,7 +92,7 @@ inline Exponential exponential(vector x) {
   p = r * p + 0.0416668281f;
   p = r * p + 0.16666548f;
   p = r * p + 0.5f;
-  return {(vector)((integers)shifted << 23), r * r * p + r};
+  return {(vector)((bits)shifted << 23), r * r * p + r};
 }
 
 // Both are within 1e-7 of the truth, reach their ends exactly, as PyTorch's do, and keep what is not a
@@ -104,11 +104,11 @@ inline vector sigmoid(vector x) {
 
 // By e^2|x| - 1, which keeps its digits where it is small.
 inline vector tanh(vector x) {
-  const integers sign = (integers)x & INT32_MIN;
-  const vector size = smaller(15, (vector)((integers)x ^ sign));
+  const bits sign = (bits)x & 0x80000000u;
+  const vector size = smaller(15, (vector)((bits)x ^ sign));
   const Exponential e = exponential(size + size);
   const vector m = e.rest * e.power + (e.power - 1);
-  return (vector)((integers)(m / (m + 2)) | sign);
+  return (vector)((bits)(m / (m + 2)) | sign);
 }
 
 }  // namespace
