@@ -46,8 +46,8 @@ def convert(model: Any, noise: Any = None) -> Any:
 
     Warns:
         UserWarning: names the recurrent and Dropout layers that stay Keras's, each with the reason:
-            classes derived from Keras's, cells of another kind, ConvLSTM, and layers with a rate
-            of 1, which lapse refuses.
+            classes derived from Keras's, layers that a layer of one's own makes for itself, cells
+            of another kind, ConvLSTM, and layers with a rate of 1, which lapse refuses.
 
     Raises:
         LapseError: for a subclassed model, for what is no layer, for noise that one of the layers

@@ -132,7 +132,8 @@ class _Recurrent(Noisy):
         """
         if mask is None and masks is not None and initial_state is None:
             # Keras passes on the padding of Masking and Embedding only to a call with one tensor.
-            # Masks of noise are none of Keras's; beside initial_state= it stays as in Keras.
+            # Beside masks=, which it doesn't know, padding holds; beside initial_state= it is lost
+            # as in Keras, so that a model converted to or from Keras predicts the same.
             mask = get_keras_mask(sequences)
         passed = _Passed(mask[0] if isinstance(mask, (list, tuple)) else mask, masks)
         return super().call(  # type: ignore[misc]
