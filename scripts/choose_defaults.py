@@ -20,7 +20,7 @@ from lapse.compare.placements import Placement
 from lapse.compare.result import Run
 from lapse.compare.study import Study, run
 from lapse.compare.training import Settings
-from lapse.forms import (
+from lapse.core.forms import (
     Dropout,
     KerasDropout,
     SpatialDropout,
@@ -29,7 +29,7 @@ from lapse.forms import (
     WeightDrop,
     Zoneout,
 )
-from lapse.noise import collect
+from lapse.core.noise import collect
 
 FOLDER = Path("build/defaults")
 SEEDS = 5

@@ -16,8 +16,8 @@ from pathlib import Path
 import lapse
 from lapse.bench.report import markdown
 from lapse.cli import main as lapse_command
-from lapse.forms import FORMS
-from lapse.rules import CELLS
+from lapse.core.forms import FORMS
+from lapse.core.rules import CELLS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

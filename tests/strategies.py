@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import catalog
-from lapse.noise import Schedule, Term, collect
-from lapse.rules import LAWS, SCALES, SITES
+from lapse.core.noise import Schedule, Term, collect
+from lapse.core.rules import LAWS, SCALES, SITES
 
 # Of 500 random configurations; see conftest.py.
 SHARES = {"modules": 240, "kernels": 160, "keras": 100}

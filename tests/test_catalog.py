@@ -21,10 +21,10 @@ import catalog
 import lapse
 import lapse.torch
 from catalog import FUNCTIONS, LAYERS
-from lapse.forms import FORMS
-from lapse.noise import collect
-from lapse.plan import GATES, Masks
-from lapse.rules import AXES, LAWS, SCALES, SITES
+from lapse.core.forms import FORMS
+from lapse.core.noise import collect
+from lapse.core.plan import GATES, Masks
+from lapse.core.rules import AXES, LAWS, SCALES, SITES
 from strategies import written_legally
 from torch_support import flat
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import catalog
-from lapse import cells, masks
-from lapse.cells import Weights, unroll
-from lapse.noise import collect
-from lapse.plan import Masks
+from lapse.core import cells, masks
+from lapse.core.cells import Weights, unroll
+from lapse.core.noise import collect
+from lapse.core.plan import Masks
 from lapse.torch.plain import LIBRARY
 from torch_support import one_thread  # noqa: F401  for every test here
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.torch import GRU, LSTM, RNN
 from test_masks import NO_SIZES
 

@@ -10,7 +10,8 @@ import torch
 
 import lapse
 from catalog import CASE_IDS, CASES, NOISE, Cell
-from lapse import LapseError, masks
+from lapse import LapseError
+from lapse.core import masks
 from lapse.kernels import dispatch
 from lapse.kernels.cpu import instruction_set
 from lapse.torch import GRU, LSTM, RNN

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from catalog import CELLS, Cell, problem
-from lapse import cells
-from lapse.cells import Weights
+from lapse.core import cells
+from lapse.core.cells import Weights
+from lapse.core.plan import STATES, Masks
 from lapse.kernels import addresses, host
 from lapse.kernels.cpu import extension
 from lapse.kernels.layer import Flags, Inputs
-from lapse.plan import STATES, Masks
 from lapse.torch import GRU, LSTM, fused, plain
 
 LSTM_CELL = CELLS[0]

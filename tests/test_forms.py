@@ -20,12 +20,12 @@ import pytest
 
 import catalog
 import lapse
-from lapse import masks
-from lapse.cells import unroll
-from lapse.errors import LapseError
-from lapse.forms import FORMS, Form
-from lapse.noise import collect, parse
-from lapse.plan import Masks
+from lapse.core import masks
+from lapse.core.cells import unroll
+from lapse.core.errors import LapseError
+from lapse.core.forms import FORMS, Form
+from lapse.core.noise import collect, parse
+from lapse.core.plan import Masks
 
 BATCH, STEPS, FEATURES, UNITS = 3, 3, 5, 2
 LSTM, GRU, GRU_BEFORE, RNN = catalog.CELLS

@@ -22,11 +22,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
 from catalog import CELLS, LAYERS, Cell, Problem, problem, quiet_plan
-from lapse import masks as drawing
-from lapse.cells import NUMPY, Weights, unroll
+from lapse.core import masks as drawing
+from lapse.core.cells import NUMPY, Weights, unroll
+from lapse.core.plan import Masks
 from lapse.kernels import addresses
 from lapse.kernels.cpu import extension
-from lapse.plan import Masks
 from lapse.torch import fused
 from lapse.torch.drawing import draw_seed
 from lapse.torch.plain import LIBRARY

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
 from lapse import LapseError, PlainLoopWarning
-from lapse import masks as drawing
-from lapse.cells import Weights
+from lapse.core import masks as drawing
+from lapse.core.cells import Weights
+from lapse.core.plan import Coins, Fleeting, Masks
 from lapse.kernels import addresses, dispatch
 from lapse.kernels.cpu import extension, instruction_set
 from lapse.kernels.layer import parts
-from lapse.plan import Coins, Fleeting, Masks
 from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, ops, stack
 from torch_support import masks_of, poisoned, reference, results, tensor  # noqa: F401
 

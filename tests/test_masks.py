@@ -13,11 +13,11 @@ import pytest
 from scipy.optimize import brentq
 
 import catalog
-from lapse import masks, noise
-from lapse.arrays import NumpyArrays
-from lapse.errors import LapseError
-from lapse.noise import Term, collect, parse
-from lapse.plan import Masks, Plan, plan
+from lapse.core import masks, noise
+from lapse.core.arrays import NumpyArrays
+from lapse.core.errors import LapseError
+from lapse.core.noise import Term, collect, parse
+from lapse.core.plan import Masks, Plan, plan
 from test_philox import philox_of_ints
 
 SHARED = 2**32 - 1

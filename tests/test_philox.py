@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from lapse.philox import NumpyWords, philox
+from lapse.core.philox import NumpyWords, philox
 
 # Random123's kat_vectors for philox4x32 with 10 rounds: counter, key, answer.
 KNOWN_ANSWERS = [

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import lapse
 from lapse import LapseError
-from lapse.moments import Moments
 from lapse.torch import GRU, LSTM, RNN, Embedding, convert, mc_dropout
+from lapse.uncertainty import Moments
 from torch_support import MODULES, one_thread  # noqa: F401  the fixture is for all here
 
 FEATURES, UNITS, BATCH, TIMESTEPS = 7, 11, 3, 31

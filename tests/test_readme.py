@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lapse
-from lapse.forms import FORMS
-from lapse.noise import collect
+from lapse.core.forms import FORMS
+from lapse.core.noise import collect
 from lapse.torch import LSTM
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -18,12 +18,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
 import lapse
-from lapse import masks as drawing
-from lapse.cells import unroll
-from lapse.errors import LapseError
-from lapse.plan import Masks
+from lapse.core import masks as drawing
+from lapse.core.cells import unroll
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks
+from lapse.core.weights import from_torch
 from lapse.torch import GRU, LSTM, RNN
-from lapse.weights import from_torch
 from torch_support import (
     PAIRS,
     assert_close,
@@ -315,7 +315,7 @@ def test_training_twice_differs_and_repeats_by_seed(ours: type, name: str) -> No
 
 @in_every_module
 def test_seeds_of_draw_masks(ours: type) -> None:
-    """The seed is that of `lapse.masks.draw`: stored seeds repeat masks in any framework."""
+    """The seed is that of `lapse.core.masks.draw`: stored seeds repeat masks in any framework."""
     module = ours(7, 5, noise="x:0.5@BTF h:0.25@BFG")
     drawn = module.draw_masks(3, 9, seed=2**63 + 5)
     expected = drawing.draw(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lapse
 import lapse.torch
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.torch import LSTM
 from torch_support import PAIRS, flat, in_every_pair
 

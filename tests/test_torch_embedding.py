@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import lapse
-from lapse import masks
-from lapse.noise import collect
+from lapse.core import masks
+from lapse.core.noise import collect
 from lapse.torch import Embedding
 from lapse.torch.drawing import draw_seed
 

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from torch_support import (
     MODULES,
     assert_close,

@@ -11,8 +11,9 @@ from torch import nn
 
 import catalog
 import lapse
-from lapse import LapseError, PlainLoopWarning, cells
-from lapse.plan import Masks
+from lapse import LapseError, PlainLoopWarning
+from lapse.core import cells
+from lapse.core.plan import Masks
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import assert_close, flat, gradients, pair
 

@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import catalog
-from lapse import masks as drawing
-from lapse.errors import LapseError
-from lapse.plan import plan
+from lapse.core import masks as drawing
+from lapse.core.errors import LapseError
+from lapse.core.plan import plan
 from lapse.torch import LSTM
 from torch_support import (
     arrays_of,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from torch_support import in_every_module, one_thread  # noqa: F401  for every test here
 
 NOISE = "h:.4@BFG s:.1@BTF>prev U:.2@IO"

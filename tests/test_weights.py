@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import catalog
-from lapse.cells import Weights, unroll
-from lapse.weights import from_torch, to_torch
+from lapse.core.cells import Weights, unroll
+from lapse.core.weights import from_torch, to_torch
 
 CELLS = (catalog.LSTM, catalog.GRU, catalog.SIMPLE_RNN)  # those that PyTorch has
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}

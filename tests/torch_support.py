@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import catalog
 from catalog import Cell, Problem, distance
-from lapse import cells
-from lapse import masks as drawing
-from lapse.cells import Weights
-from lapse.plan import Coins, Masks
+from lapse.core import cells
+from lapse.core import masks as drawing
+from lapse.core.cells import Weights
+from lapse.core.plan import Coins, Masks
+from lapse.core.weights import from_torch
 from lapse.torch import GRU, LSTM, RNN, plain
 from lapse.torch.plain import LIBRARY
-from lapse.weights import from_torch
 
 PAIRS = {"LSTM": (LSTM, nn.LSTM), "GRU": (GRU, nn.GRU), "SimpleRNN": (RNN, nn.RNN)}
 MODULES = (LSTM, GRU, RNN)

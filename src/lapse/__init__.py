@@ -3,26 +3,26 @@
 `lapse.keras` and `lapse.torch` hold the layers; this package itself needs NumPy alone.
 """
 
-from lapse.errors import LapseError as LapseError
-from lapse.errors import PlainLoopWarning as PlainLoopWarning
+from lapse.core.errors import LapseError as LapseError
+from lapse.core.errors import PlainLoopWarning as PlainLoopWarning
+from lapse.core.forms import AwdLstm as AwdLstm
+from lapse.core.forms import Dropout as Dropout
+from lapse.core.forms import EmbeddingDropout as EmbeddingDropout
+from lapse.core.forms import Form as Form
+from lapse.core.forms import Gaps as Gaps
+from lapse.core.forms import KerasDropout as KerasDropout
+from lapse.core.forms import Locked as Locked
+from lapse.core.forms import NoMemoryLoss as NoMemoryLoss
+from lapse.core.forms import RnnDrop as RnnDrop
+from lapse.core.forms import SkipSteps as SkipSteps
+from lapse.core.forms import SpatialDropout as SpatialDropout
+from lapse.core.forms import TimestepDropout as TimestepDropout
+from lapse.core.forms import Variational as Variational
+from lapse.core.forms import WeightDrop as WeightDrop
+from lapse.core.forms import Zoneout as Zoneout
+from lapse.core.noise import Term as Term
+from lapse.core.noise import parse as parse
 from lapse.explain import explain as explain
-from lapse.forms import AwdLstm as AwdLstm
-from lapse.forms import Dropout as Dropout
-from lapse.forms import EmbeddingDropout as EmbeddingDropout
-from lapse.forms import Form as Form
-from lapse.forms import Gaps as Gaps
-from lapse.forms import KerasDropout as KerasDropout
-from lapse.forms import Locked as Locked
-from lapse.forms import NoMemoryLoss as NoMemoryLoss
-from lapse.forms import RnnDrop as RnnDrop
-from lapse.forms import SkipSteps as SkipSteps
-from lapse.forms import SpatialDropout as SpatialDropout
-from lapse.forms import TimestepDropout as TimestepDropout
-from lapse.forms import Variational as Variational
-from lapse.forms import WeightDrop as WeightDrop
-from lapse.forms import Zoneout as Zoneout
-from lapse.noise import Term as Term
-from lapse.noise import parse as parse
 from lapse.predict import Prediction as Prediction
 from lapse.predict import predict as predict
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lapse
-from lapse.errors import LapseError
-from lapse.forms import FORMS
+from lapse.core.errors import LapseError
+from lapse.core.forms import FORMS
 
 
 class _Parser(argparse.ArgumentParser):

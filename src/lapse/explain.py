@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lapse.errors import LapseError
-from lapse.noise import Term
-from lapse.plan import GATES, Draw, Plan
+from lapse.core.errors import LapseError
+from lapse.core.noise import Term
+from lapse.core.plan import GATES, Draw, Plan
 
 _WHERE = {
     "x": "what it reads of its input",
@@ -94,7 +94,7 @@ def _of_stack(layer: Any) -> list[str]:
 
 
 def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
-    from lapse import masks
+    from lapse.core import masks
 
     term = one.term
     rate, scale = masks.rate_of(term), masks.scale(term)

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 
 def ready(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def predict(
         LapseError: for a model without noise or with several outputs, for what is no model, and
             for outputs that are no probabilities although `classes` says so.
     """
-    from lapse.moments import Moments, distribution, entropy
+    from lapse.uncertainty import Moments, distribution, entropy
 
     _check(samples, batch_size, classes, seed)
     found, entropies, width = Moments(), Moments(), 0

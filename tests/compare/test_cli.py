@@ -16,7 +16,7 @@ from lapse.compare.answer import rows
 from lapse.compare.console import _show
 from lapse.compare.placements import PLACEMENTS
 from lapse.compare.result import Comparison
-from lapse.forms import FORMS
+from lapse.core.forms import FORMS
 
 KEYS = [placement.key for placement in PLACEMENTS]
 COLUMNS = ["--id", "walk", "--time", "at", "--target", "kind"]

@@ -19,7 +19,7 @@ from lapse.compare import data as data_module
 from lapse.compare import readers
 from lapse.compare.data import Dataset, japanese_vowels, load
 from lapse.compare.readers import read_csv, read_ts
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 DATASETS = files("lapse.compare") / "datasets"
 COLUMNS = {"id": "id", "time": "t", "target": "y"}

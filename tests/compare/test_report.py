@@ -21,8 +21,8 @@ from lapse.compare import plots, report
 from lapse.compare.answer import answer, best
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Row, Run
-from lapse.masks import draw
-from lapse.plan import plan
+from lapse.core.masks import draw
+from lapse.core.plan import plan
 
 EVIL = "<script>alert('1')</script>\"&"
 MINUS = "\N{MINUS SIGN}"

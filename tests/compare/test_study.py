@@ -18,9 +18,9 @@ from lapse.compare.ledger import Ledger
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.study import Study, measure, run
 from lapse.compare.training import Settings
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
+from lapse.core.plan import plan
 from lapse.files import write_whole
-from lapse.plan import plan
 
 SETTINGS = Settings(units=5, epochs=3, batch=7)
 

@@ -8,7 +8,7 @@ import torch
 from small import dataset
 
 from lapse.compare.training import Classifier, Settings, evaluate, parts, step, train
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 SETTINGS = Settings(units=7, epochs=12, patience=5, batch=5)
 

@@ -14,9 +14,9 @@ from keras import ops
 import catalog
 import lapse.keras
 from catalog import CASES, CELLS, FORMS, GRU_RESET_BEFORE, NOISE, Cell, distance, legal
-from lapse import cells
-from lapse.cells import Weights
-from lapse.plan import Masks
+from lapse.core import cells
+from lapse.core.cells import Weights
+from lapse.core.plan import Masks
 from lapse.torch.plain import LIBRARY
 
 BACKEND = keras.backend.backend()

@@ -11,11 +11,11 @@ import pytest
 from keras import ops
 from keras_support import BACKEND, array, compiled
 
-from lapse import masks
-from lapse.arrays import NUMPY
+from lapse.core import masks
+from lapse.core.arrays import NUMPY
+from lapse.core.philox import NumpyWords, philox
+from lapse.core.planned import planned
 from lapse.keras import arrays
-from lapse.philox import NumpyWords, philox
-from lapse.planned import planned
 from test_philox import KNOWN_ANSWERS
 
 EDGES = [0, 1, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]

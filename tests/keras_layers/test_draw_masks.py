@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import lapse.keras
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from test_masks import NO_SIZES
 
 LAYERS = [lapse.keras.LSTM, lapse.keras.GRU, lapse.keras.SimpleRNN]

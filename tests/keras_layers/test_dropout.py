@@ -11,10 +11,10 @@ from keras import ops
 from keras_support import BATCH, FEATURES, TIMESTEPS, array, close, compiled, seed_state
 
 import lapse
-from lapse import masks as drawing
+from lapse.core import masks as drawing
+from lapse.core.noise import Schedule
+from lapse.core.plan import plan
 from lapse.keras import Dropout, SpatialDropout1D, TimestepDropout
-from lapse.noise import Schedule
-from lapse.plan import plan
 
 SHAPE = (BATCH, TIMESTEPS, FEATURES)
 LARGE = (7, 31, 63)

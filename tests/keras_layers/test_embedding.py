@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 import lapse
-from lapse import masks
+from lapse.core import masks
+from lapse.core.noise import collect
 from lapse.keras import Embedding
-from lapse.noise import collect
 
 IDS = np.random.default_rng(0).integers(0, 31, size=(7, 63))
 

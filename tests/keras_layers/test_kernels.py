@@ -27,7 +27,7 @@ from keras_support import (
 
 from catalog import CELLS, GRU, LSTM, Cell, frozen_masks
 from lapse import LapseError
-from lapse.plan import Masks
+from lapse.core.plan import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 RUNNING = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [2], [4]])

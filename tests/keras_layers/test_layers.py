@@ -51,9 +51,10 @@ from catalog import (
     legal,
     quiet_plan,
 )
-from lapse import LapseError, forms
-from lapse import masks as drawing
-from lapse.plan import Masks
+from lapse import LapseError
+from lapse.core import forms
+from lapse.core import masks as drawing
+from lapse.core.plan import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)

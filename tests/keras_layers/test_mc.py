@@ -14,7 +14,7 @@ from keras_support import BATCH, FEATURES, TIMESTEPS, UNITS, array
 
 import lapse
 import lapse.keras
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.keras import mc_dropout
 
 X = np.random.default_rng(0).normal(size=(BATCH, TIMESTEPS, FEATURES)).astype("float32")

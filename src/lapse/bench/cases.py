@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import lapse
-from lapse.forms import FORMS
-from lapse.plan import GATES
+from lapse.core.forms import FORMS
+from lapse.core.plan import GATES
 
 
 class Shape(NamedTuple):

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lapse.bench import machine, report
 from lapse.bench.run import Row, run
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.files import ready, write_whole
 from lapse.kernels.cpu import extension
 

@@ -84,9 +84,9 @@ def error(layer: Any, x: Any) -> float:
 
     import lapse.torch
     from lapse.bench.check import worst
-    from lapse.cells import Weights
-    from lapse.plan import Masks
-    from lapse.weights import to_torch
+    from lapse.core.cells import Weights
+    from lapse.core.plan import Masks
+    from lapse.core.weights import to_torch
 
     masks = layer.draw_masks(*x.shape[:2], seed=3)
     dy = np.random.default_rng(2).normal(size=(*x.shape[:2], layer.units)).astype(np.float32)

@@ -20,7 +20,7 @@ from lapse.compare.result import Comparison, Run
 from lapse.compare.statistics import ENOUGH
 from lapse.compare.study import Study, made_with, measure, run
 from lapse.compare.training import Settings
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.files import ready, write_whole
 
 QUICK_SEEDS = 3

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lapse.compare.readers import Sequences, read_csv, read_ts, shown
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 HELD_OUT = 0.3
 LEAST_TRAIN = 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lapse.forms import (
+from lapse.core.forms import (
     Dropout,
     Form,
     KerasDropout,
@@ -20,7 +20,7 @@ from lapse.forms import (
     WeightDrop,
     Zoneout,
 )
-from lapse.noise import collect
+from lapse.core.noise import collect
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lapse.compare.result import Comparison, Row, Run
-from lapse.masks import draw
-from lapse.plan import GATES, Masks, plan
+from lapse.core.masks import draw
+from lapse.core.plan import GATES, Masks, plan
 
 STEPS, FEATURES, UNITS = 20, 12, 12
 SEED = 4  # drops shares close to the rates; such small masks often do not

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader

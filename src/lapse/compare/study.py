@@ -28,7 +28,7 @@ from lapse.compare.ledger import Ledger
 from lapse.compare.placements import Placement
 from lapse.compare.result import Run
 from lapse.compare.training import Classifier, Settings, parts, step, train
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.kernels.cpu import extension
 
 _DECIDES_NOTHING = (  # about the numbers of a run: it times or reports, or trains something else

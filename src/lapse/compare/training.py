@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from lapse.compare.data import Dataset
 from lapse.compare.result import Run
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.torch import LSTM
 
 _STEPS_AT_ONCE = 50_000  # in evaluation, where memory is the only limit

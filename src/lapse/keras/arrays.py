@@ -14,13 +14,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from lapse import arrays, cells, masks, packing
+from lapse.core import arrays, cells, masks, packing
+from lapse.core.noise import parse
+from lapse.core.philox import WORD
+from lapse.core.plan import Masks
+from lapse.core.planned import Planned
 from lapse.keras.exporting import exporting
 from lapse.kernels import choose
-from lapse.noise import parse
-from lapse.philox import WORD
-from lapse.plan import Masks
-from lapse.planned import Planned
 
 _Function = TypeVar("_Function", bound=Callable)
 

@@ -12,12 +12,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse import cells
-from lapse.errors import LapseError
+from lapse.core import cells
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks, check_masks
 from lapse.keras import arrays
 from lapse.keras.kept import call_context
 from lapse.keras.noisy import Noisy
-from lapse.plan import Masks, check_masks
 
 
 class _Cell(Noisy):

@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
-from lapse import masks
-from lapse.errors import LapseError
-from lapse.forms import KerasDropout
+from lapse.core import masks
+from lapse.core.errors import LapseError
+from lapse.core.forms import KerasDropout
+from lapse.core.noise import Term, collect, parse
 from lapse.keras import cells, dropout, layers
 from lapse.keras.kept import KeepsNoise
 from lapse.keras.staying import refusal, staying
-from lapse.noise import Term, collect, parse
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind

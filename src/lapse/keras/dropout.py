@@ -13,12 +13,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
+from lapse.core.noise import Term
+from lapse.core.planned import Planned, planned
 from lapse.keras import arrays
 from lapse.keras.kept import KeepsNoise
 from lapse.keras.noisy import check_rate
-from lapse.noise import Term
-from lapse.planned import Planned, planned
 
 
 class _Drop(KeepsNoise):

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse import masks
+from lapse.core import masks
+from lapse.core.noise import collect
 from lapse.keras import arrays
 from lapse.keras.kept import KeepsNoise
-from lapse.noise import collect
 
 
 @keras.saving.register_keras_serializable(package="lapse")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from lapse.cells import Weights, drop
+from lapse.core.cells import Weights, drop
+from lapse.core.plan import Coins, Masks
 from lapse.kernels.layer import SLOTS, Flags, Inputs
-from lapse.plan import Coins, Masks
 
 
 def unroll(

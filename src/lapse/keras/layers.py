@@ -11,12 +11,12 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks, Plan, check_masks
 from lapse.keras import arrays
 from lapse.keras.noisy import Noisy
 from lapse.kernels import check_kernel
 from lapse.kernels.cpu import extension
-from lapse.plan import Masks, Plan, check_masks
 
 
 class _Passed(NamedTuple):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.keras.kept import KeepsNoise, call_context
 
 _STOCK = (

@@ -6,12 +6,12 @@ import inspect
 from numbers import Real
 from typing import Any
 
-from lapse.errors import LapseError
-from lapse.forms import KerasDropout
+from lapse.core.errors import LapseError
+from lapse.core.forms import KerasDropout
+from lapse.core.noise import collect
+from lapse.core.plan import Plan
+from lapse.core.planned import Planned, planned
 from lapse.keras.kept import KeepsNoise
-from lapse.noise import collect
-from lapse.plan import Plan
-from lapse.planned import Planned, planned
 
 
 class Noisy(KeepsNoise):

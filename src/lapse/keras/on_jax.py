@@ -17,12 +17,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
-from lapse import masks
-from lapse.errors import LapseError
+from lapse.core import masks
+from lapse.core.errors import LapseError
+from lapse.core.packing import outlines, packed, scales, unpacked
+from lapse.core.plan import Masks, Plan
 from lapse.kernels.host import Backward, Forward
 from lapse.kernels.layer import Flags, Inputs, Results, gradient_shapes, result_shapes
-from lapse.packing import outlines, packed, scales, unpacked
-from lapse.plan import Masks, Plan
 
 Scales = tuple[float, ...]
 _Outline: Any = jax.ShapeDtypeStruct

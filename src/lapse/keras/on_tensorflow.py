@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lapse import masks, packing
-from lapse.errors import LapseError
+from lapse.core import masks, packing
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks, Plan
 from lapse.kernels.host import Backward, Forward
 from lapse.kernels.layer import Flags, Gradients, Inputs, gradient_shapes, result_shapes
-from lapse.plan import Masks, Plan
 
 
 def layer(flags: Flags, scales: tuple[float, ...], inputs: Inputs) -> tuple[Any, Any, Any, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapse import masks
+from lapse.core import masks
+from lapse.core.noise import parse
+from lapse.core.philox import WORD
+from lapse.core.plan import Coins, Fleeting, Masks
+from lapse.core.planned import Planned
 from lapse.kernels import choose
-from lapse.noise import parse
-from lapse.philox import WORD
-from lapse.plan import Coins, Fleeting, Masks
-from lapse.planned import Planned
 from lapse.torch import drawing
 from lapse.torch.drawing import ARRAYS as ARRAYS
 from lapse.torch.fused import obstacle as obstacle

@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Literal, NamedTuple
 
-from lapse.errors import LapseError, PlainLoopWarning, outside
+from lapse.core.errors import LapseError, PlainLoopWarning, outside
 from lapse.kernels.cpu import extension
 
 KERNELS = ("auto", "cpu", "reference")

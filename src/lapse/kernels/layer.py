@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
+from lapse.core.plan import GATES
 from lapse.kernels.addresses import run
 from lapse.kernels.memory import Memory
-from lapse.plan import GATES
 
 SLOTS = {  # `enum Slot` of `csrc/recurrent.h`
     "LSTM": ("i", "f", "g", "o", "", "k_c", "k_h", "y"),

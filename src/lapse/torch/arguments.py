@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lapse.errors import LapseError
-from lapse.plan import Masks
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks
 
 
 class CallError(LapseError, RuntimeError):

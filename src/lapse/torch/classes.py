@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.torch.embedding import Embedding
 from lapse.torch.modules import GRU, LSTM, RNN
 

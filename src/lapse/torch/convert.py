@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lapse import masks
-from lapse.errors import LapseError, outside
+from lapse.core import masks
+from lapse.core.errors import LapseError, outside
 from lapse.torch.classes import OURS, THEIRS, checked, checked_back, no_such, replaced
 from lapse.torch.embedding import Embedding
 from lapse.torch.modules import GRU, LSTM, RNN

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapse import masks
-from lapse.arrays import NumpyArrays
-from lapse.packing import Scales, outlines, packed, unpacked
-from lapse.plan import Coins, Fleeting, Masks, Plan, plan
+from lapse.core import masks
+from lapse.core.arrays import NumpyArrays
+from lapse.core.packing import Scales, outlines, packed, unpacked
+from lapse.core.plan import Coins, Fleeting, Masks, Plan, plan
 from lapse.torch.mapping import in_turn
 from lapse.torch.memory import direct, pool
 

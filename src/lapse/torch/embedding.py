@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lapse import masks
-from lapse.noise import collect
+from lapse.core import masks
+from lapse.core.noise import collect
 from lapse.torch.drawing import draw_seed
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapse import cells
-from lapse.cells import Library, Weights
-from lapse.errors import LapseError
-from lapse.plan import STATES, Masks
+from lapse.core import cells
+from lapse.core.cells import Library, Weights
+from lapse.core.errors import LapseError
+from lapse.core.plan import STATES, Masks
 from lapse.torch.memory import constant
 from lapse.torch.plain import LIBRARY
 

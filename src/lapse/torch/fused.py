@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lapse.cells import Weights, drop
+from lapse.core.cells import Weights, drop
+from lapse.core.plan import STATES, Coins, Fleeting, Masks
 from lapse.kernels.layer import SLOTS
-from lapse.plan import STATES, Coins, Fleeting, Masks
 from lapse.torch import autograd
 
 _COMPUTED = (torch.float32, torch.float16, torch.bfloat16)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 from lapse.torch.embedding import Embedding
 from lapse.torch.modules import GRU, LSTM, RNN
 

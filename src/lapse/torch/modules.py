@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from lapse import cells, masks
-from lapse.errors import LapseError
+from lapse.core import cells, masks
+from lapse.core.errors import LapseError
+from lapse.core.plan import Masks, Plan
+from lapse.core.weights import from_torch
 from lapse.kernels import check_kernel, choose
-from lapse.plan import Masks, Plan
 from lapse.torch import exporting, fused
 from lapse.torch.arguments import (
     check_input,
@@ -30,7 +31,6 @@ from lapse.torch.memory import constant
 from lapse.torch.packed import packed_like, padded
 from lapse.torch.plain import LIBRARY, floats
 from lapse.torch.stack import One, as_text, stack
-from lapse.weights import from_torch
 
 _DERIVED = ("_between", "_ones")
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapse import cells
-from lapse.cells import Weights
+from lapse.core import cells
+from lapse.core.cells import Weights
+from lapse.core.plan import STATES, Coins, Fleeting, Masks
 from lapse.kernels.layer import SLOTS
-from lapse.plan import STATES, Coins, Fleeting, Masks
 
 LIBRARY = cells.Library(
     tanh=torch.tanh,

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lapse.errors import LapseError
-from lapse.forms import Dropout, KerasDropout
-from lapse.noise import collect
-from lapse.plan import Masks, check_masks, plan
-from lapse.planned import Planned, planned
+from lapse.core.errors import LapseError
+from lapse.core.forms import Dropout, KerasDropout
+from lapse.core.noise import collect
+from lapse.core.plan import Masks, check_masks, plan
+from lapse.core.planned import Planned, planned
 from lapse.torch.drawing import draw, quiet_plan
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lapse.core.philox import NumpyWords
 from lapse.kernels.cpu import extension
-from lapse.philox import NumpyWords
 
 
 class NumpyArrays(NumpyWords):

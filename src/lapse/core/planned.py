@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lapse import masks
-from lapse.noise import collect
-from lapse.packing import Scales, scales
-from lapse.plan import Masks, Plan, plan
+from lapse.core import masks
+from lapse.core.noise import collect
+from lapse.core.packing import Scales, scales
+from lapse.core.plan import Masks, Plan, plan
 
 
 @dataclass(frozen=True)

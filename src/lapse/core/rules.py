@@ -21,11 +21,11 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
-from lapse.advice import LONGEST_SPAN, nearest, over_with
-from lapse.errors import LapseError, outside
+from lapse.core.advice import LONGEST_SPAN, nearest, over_with
+from lapse.core.errors import LapseError, outside
 
 if TYPE_CHECKING:
-    from lapse.noise import Term
+    from lapse.core.noise import Term
 
 SITES = ("x", "h", "y", "W", "U", "i", "f", "g", "o", "z", "r", "n", "c", "s", "state", "emb")
 GATES = ("i", "f", "g", "o", "z", "r", "n")

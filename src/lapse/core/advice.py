@@ -10,7 +10,7 @@ import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lapse.noise import Axis, Term
+    from lapse.core.noise import Axis, Term
 
 LONGEST_SPAN = 2**16  # a span costs as much as so many timesteps
 _AXES = {"x": "BTFG", "h": "BTFG", "W": "IO", "U": "IO", "emb": "BV"}  # others have BTF

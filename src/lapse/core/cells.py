@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lapse.plan import GATES, STATES, Masks
+from lapse.core.plan import GATES, STATES, Masks
 
 
 class Weights(NamedTuple):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import ClassVar
 
-from lapse.errors import LapseError
-from lapse.noise import Term, collect
+from lapse.core.errors import LapseError
+from lapse.core.noise import Term, collect
 
 _KINDS: dict[str, type] = {"float": Real, "int": Integral, "bool": bool}
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from lapse import masks
-from lapse.plan import GATES, Coins, Draw, Fleeting, Masks, Plan
+from lapse.core import masks
+from lapse.core.plan import GATES, Coins, Draw, Fleeting, Masks, Plan
 
 Scales = tuple[tuple[str, float | None], ...]
 

@@ -40,9 +40,9 @@ from itertools import pairwise
 from numbers import Real
 from typing import Literal
 
-from lapse.advice import LONGEST_SPAN
-from lapse.errors import LapseError
-from lapse.rules import AXES, GATES, check_term, rate_text
+from lapse.core.advice import LONGEST_SPAN
+from lapse.core.errors import LapseError
+from lapse.core.rules import AXES, GATES, check_term, rate_text
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TERM = re.compile(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lapse.cells import Weights
+from lapse.core.cells import Weights
 
 
 def from_torch(

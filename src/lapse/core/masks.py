@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from lapse.arrays import NUMPY, NumpyArrays
-from lapse.errors import LapseError
+from lapse.core.arrays import NUMPY, NumpyArrays
+from lapse.core.errors import LapseError
+from lapse.core.noise import Axis, Term
+from lapse.core.philox import WORD, philox
+from lapse.core.plan import GATES, Coins, Draw, Masks, Plan, streams, width
 from lapse.kernels.cpu import extension
-from lapse.noise import Axis, Term
-from lapse.philox import WORD, philox
-from lapse.plan import GATES, Coins, Draw, Masks, Plan, streams, width
 
 SHARED = WORD
 _TIME, _UNITS = 1, 3  # axes of a mask

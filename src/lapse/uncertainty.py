@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lapse.errors import LapseError
+from lapse.core.errors import LapseError
 
 # The sum of probabilities in bfloat16, the coarsest type, is within this of 1.
 _ROUNDING = 5e-3

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from lapse.advice import nearest
-from lapse.errors import LapseError
-from lapse.noise import Term, collect
-from lapse.rules import SITES, check
+from lapse.core.advice import nearest
+from lapse.core.errors import LapseError
+from lapse.core.noise import Term, collect
+from lapse.core.rules import SITES, check
 
 GATES = {"LSTM": "ifgo", "GRU": "zrn", "SimpleRNN": "s"}  # in the order of the kernel's columns
 STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
