@@ -6,7 +6,7 @@ from typing import Any
 
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term
-from lapse.core.plan import GATES, Draw, Plan
+from lapse.core.plan import GATES, Plan, Source
 
 _WHERE = {
     "x": "what it reads of its input",
@@ -67,9 +67,9 @@ def explain(layer: Any) -> str:
 
 
 def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:
-    filled: dict[Draw, list[str]] = {}  # where noise fills several slots, its coins are the same
-    for slot, draws in plan.slots:
-        for one in draws:
+    filled: dict[Source, list[str]] = {}  # where noise fills several slots, its coins are the same
+    for slot, sources in plan.slots:
+        for one in sources:
             filled.setdefault(one, []).append(slot)
     terms = " ".join(str(one.term) for one in filled)
     lines = [f"{name} with {f'the noise {terms}' if terms else 'no noise'}."]
@@ -93,11 +93,11 @@ def _of_stack(layer: Any) -> list[str]:
     return lines
 
 
-def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
+def _of_term(one: Source, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
     from lapse.core import masks
 
     term = one.term
-    rate, scale = masks.rate_of(term), masks.scale(term)
+    rate, scale = term.probability, term.factor
     whole: dict[str, Any] = {
         "batch": "batch",
         "timesteps": "timesteps",
@@ -149,15 +149,15 @@ def _how_often(term: Term) -> str:
         how = "once per call"
     elif time is None:
         how = "once per sequence"
-    elif time.kind == "/":
+    elif time.run == "/":
         how = f"every {int(time.size)} steps"
-    elif time.kind == "~":
+    elif time.run == "~":
         how = f"anew with probability {time.size:g} at each step"
-    elif time.kind == "[":
+    elif time.run == "[":
         how = f"in spans of 1 to {int(time.size)} steps"
     else:
         how = "at each step"
-    if "F" in axes and axes["F"].kind == "[":
+    if "F" in axes and axes["F"].run == "[":
         how += f", in spans of 1 to {int(axes['F'].size)} features"
-    along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.kind != "["]
+    along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.run != "["]
     return how + (f", apart for each {', '.join(along)}" if along else "")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -41,14 +42,15 @@ class Form(ABC):
                 )
             if kind is Real:  # of NumPy's, or a fraction: the text form has decimals
                 object.__setattr__(self, field.name, float(value))
-        collect(self.text())  # an illegal rate is reported where it was written
+        _ = self.terms  # an illegal rate is reported where it is written
 
     @abstractmethod
     def text(self) -> str:
         """The method in the text form of the algebra."""
 
-    @property
+    @cached_property
     def terms(self) -> tuple[Term, ...]:
+        """The method's noise terms, those with rate 0 left out; made once, with the form."""
         return collect(self.text())
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF  # the largest 32-bit word, and the mask that cuts a number down to one
@@ -24,20 +22,6 @@ class Words(Protocol):
 
     def add(self, word: Any, constant: int) -> Any:
         """The sum, modulo 2**32."""
-
-
-class NumpyWords:
-    """Words held in uint64 arrays, so that a product fits."""
-
-    def word(self, value: Any) -> Any:
-        return np.asarray(value, dtype=np.uint64)
-
-    def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
-        product = word * np.uint64(constant)
-        return product >> np.uint64(32), product & np.uint64(WORD)
-
-    def add(self, word: Any, constant: int) -> Any:
-        return (word + np.uint64(constant)) & np.uint64(WORD)
 
 
 def philox(counter: tuple[Any, ...], key: tuple[Any, Any], words: Words) -> tuple[Any, ...]:
