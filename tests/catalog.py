@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lapse
-from lapse.core import masks as drawing
-from lapse.core.cells import Weights
+from lapse.core import drawing
+from lapse.core.masks import Masks, Plan, plan
 from lapse.core.noise import Schedule, collect
-from lapse.core.plan import Masks, Plan, plan
+from lapse.core.weights import Weights
 
 
 class Tolerance(NamedTuple):

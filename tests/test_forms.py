@@ -24,8 +24,8 @@ from lapse.core import masks
 from lapse.core.cells import unroll
 from lapse.core.errors import LapseError
 from lapse.core.forms import FORMS, Form
+from lapse.core.masks import Masks
 from lapse.core.noise import collect, parse
-from lapse.core.plan import Masks
 
 BATCH, STEPS, FEATURES, UNITS = 3, 3, 5, 2
 LSTM, GRU, GRU_BEFORE, RNN = catalog.CELLS

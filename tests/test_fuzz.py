@@ -17,19 +17,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lapse.kernels import addresses
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
 from catalog import CELLS, LAYERS, Cell, Problem, problem, quiet_plan
-from lapse.core import masks as drawing
+from lapse.backends.torch.drawing import draw_seed
+from lapse.core import drawing
 from lapse.core.cells import NUMPY, Weights, unroll
-from lapse.core.plan import Masks
-from lapse.kernels import addresses
-from lapse.kernels.cpu import extension
+from lapse.core.masks import Masks
+from lapse.engines.cpu.extension import extension
 from lapse.torch import fused
-from lapse.torch.drawing import draw_seed
-from lapse.torch.plain import LIBRARY
 from strategies import in_parts, lengths, noises, seeds, share, sizes
 from torch_support import (
     arrays_of,
@@ -152,7 +151,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
             drawn.append(
                 drawing.expected(made)
                 if seed is None
-                else doubled(drawing.draw(made, seed, packed=True, **{**sizes, **own, **changed}))
+                else doubled(drawing.draw(made, seed, compact=True, **{**sizes, **own, **changed}))
             )
     return drawn
 

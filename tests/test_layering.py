@@ -42,7 +42,7 @@ PUBLIC = {
     "lapse",
     "lapse.torch",
     "lapse.keras",
-    "lapse.kernels.cpu",
+    "lapse.engines.cpu.extension",
     *(f"lapse.{name}" for name in CORE),
 }
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lapse.core.arrays import NumpyArrays
 from scipy.optimize import brentq
 
 import catalog
 from lapse.core import masks, noise
-from lapse.core.arrays import NumpyArrays
 from lapse.core.errors import LapseError
+from lapse.core.masks import Masks, Plan, plan
 from lapse.core.noise import Term, collect, parse
-from lapse.core.plan import Masks, Plan, plan
 from test_philox import philox_of_ints
 
 SHARED = 2**32 - 1
@@ -561,7 +561,7 @@ def test_spans_are_those_of_their_definition(axis: str, longest: int) -> None:
 @pytest.mark.parametrize("over", ["BT[7]F", "BTF[7]", "T[7]", "F[7]"])
 def test_spans_leave_nothing_behind(over: str) -> None:
     """A part of a larger array would keep the whole in memory, and kernels read rows in turn."""
-    mask = drawn(f"y:0.4@{over}!none", packed=True).y
+    mask = drawn(f"y:0.4@{over}!none", compact=True).y
     kept = getattr(mask, "kept", mask)
     assert kept.flags.c_contiguous
     base = kept if kept.base is None else kept.base

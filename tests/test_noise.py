@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 import catalog
 import lapse
 from lapse.core import masks
-from lapse.core.cells import Weights, unroll
 from lapse.core.errors import LapseError
 from lapse.core.forms import FORMS
 from lapse.core.noise import Schedule, Term, collect, parse
 from lapse.core.plan import GATES, Masks, plan
 from lapse.core.rules import AXES, CELLS, LAWS, SCALES, SITES, check
+from lapse.core.weights import Weights, unroll
 from strategies import GATE_SITES, legal_terms, written_legally
 
 PROFILE = settings(max_examples=150, deadline=None, derandomize=True, database=None)

@@ -31,10 +31,10 @@ from keras_support import (
 
 import lapse
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance, frozen_masks, quiet_plan
-from lapse.core import masks as drawing
+from lapse.core import drawing
 from lapse.core.errors import LapseError
+from lapse.core.masks import Masks
 from lapse.core.noise import collect
-from lapse.core.plan import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)

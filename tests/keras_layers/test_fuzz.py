@@ -17,10 +17,10 @@ from keras_support import BACKEND, quietly
 import catalog
 import lapse.keras
 from catalog import GRU_RESET_BEFORE, LAYERS, Cell, quiet_plan
-from lapse.core import masks as drawing
+from lapse.backends.torch import BACKEND
+from lapse.core import drawing
 from lapse.core.cells import NUMPY, Library, Weights, unroll
 from lapse.core.plan import STATES, Masks
-from lapse.torch.plain import LIBRARY
 from strategies import in_parts, lengths, noises, share, sizes
 from torch_support import compare, doubled, on_torch, weighed
 

@@ -52,9 +52,8 @@ from catalog import (
     quiet_plan,
 )
 from lapse import LapseError
-from lapse.core import forms
-from lapse.core import masks as drawing
-from lapse.core.plan import Masks
+from lapse.core import drawing, forms
+from lapse.core.masks import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -212,7 +211,7 @@ def test_outputs_are_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> N
 
 @pytest.mark.parametrize(("cell", "noise"), PLAIN_CASES, ids=ids(PLAIN_CASES))
 def test_those_of_the_plain_loop_are_too(cell: Cell, noise: str) -> None:
-    are_the_oracle_s(cell, noise, kernel="reference")
+    are_the_oracle_s(cell, noise, engine="reference")
 
 
 def are_the_oracle_s(cell: Cell, noise: str, **options: Any) -> None:
@@ -235,7 +234,7 @@ def test_evaluation_is_the_oracle_s_with_the_expected_masks(
 ) -> None:
     """Terms that scale at evaluation, and zoneout's mean step, are easily left out there."""
     given = problem(cell)
-    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, kernel=kernel))
+    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, engine=engine))
     y, _ = oracle(cell, given, drawing.expected(quiet_plan(noise_of(noise), cell)))
     close(layer(given.x), y)
 
@@ -297,7 +296,7 @@ def test_sizes_of_one_are_not_taken_for_shared_axes(cell: Cell, sizes: tuple) ->
 def test_noise_and_padding_together(cell: Cell, kernel: str) -> None:
     given = problem(cell, batch=len(PADDING))
     noise = EVERYWHERE + " " + PER_STEP
-    layer = given.give(lapse_layer(cell, noise, return_sequences=True, kernel=kernel))
+    layer = given.give(lapse_layer(cell, noise, return_sequences=True, engine=engine))
     masks = frozen_masks(cell, noise, given.x, UNITS)
     outputs = array(layer(given.x, mask=RUNNING, training=True, masks=on_backend(masks)))
     expected, _ = oracle(cell, given, masks, running=RUNNING)
@@ -420,7 +419,7 @@ def test_every_form_is_in_the_cases() -> None:
 
 
 def test_a_saved_layer_keeps_its_kernel() -> None:
-    layer = lapse_layer(LSTM, kernel="reference")
+    layer = lapse_layer(LSTM, engine="reference")
     assert type(layer).from_config(layer.get_config()).kernel == "reference"
 
 

@@ -35,7 +35,7 @@ from keras_support import (
 
 import lapse
 from catalog import CELLS, GRU, LSTM, NOISE, SIMPLE_RNN, Cell, distance, quiet_plan
-from lapse.core import masks as drawing
+from lapse.core import drawing
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
