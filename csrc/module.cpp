@@ -212,7 +212,7 @@ static int64_t multiply_adds(const std::string &isa, int64_t rounds, int64_t thr
 
 }  // namespace lapse
 
-NB_MODULE(_cpu, m) {
+NB_MODULE(_kernels, m) {
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const lapse::Kernels *one : lapse::runnable()) names.push_back(one->name);

@@ -181,5 +181,3 @@ class Memory(Protocol):
 
     def threads(self) -> tuple[int, int]:
         """How many, and the address of the C function that runs them; 0 for lapse's own."""
-
-

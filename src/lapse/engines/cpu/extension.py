@@ -8,7 +8,7 @@ from typing import Any
 
 _extension: Any = None
 with suppress(ModuleNotFoundError):  # and nothing else: what is there and broken says so
-    _extension = import_module("lapse.kernels._cpu")
+    _extension = import_module("lapse.engines.cpu._kernels")
 
 
 def extension() -> Any:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lapse.kernels.cpu import extension, instruction_set
-from lapse.kernels.memory import Memory
+from lapse.core.backend import Memory
+from lapse.engines.cpu.extension import extension, instruction_set
 
 CELLS = (("LSTM", True), ("GRU", True), ("GRU", False), ("SimpleRNN", True))  # `enum Cell`
 Place = tuple[int, int, int]
@@ -43,7 +43,7 @@ def run(
     names = ("bias", "c0", "c", "y", "dh0", "dc0", "dbias", "running")
     x, dh = _side_by_side(memory, x), _side_by_side(memory, dh)
     batch, timesteps, features = x.shape
-    threads, parallel_for = memory.pool()
+    threads, parallel_for = memory.threads()
     masks = [_side_by_side(memory, mask) for mask in masks]  # new ones live until all is done
     places = [_mask(memory, mask, scale) for mask, scale in zip(masks, scales, strict=True)]
     addresses = {

@@ -1,126 +1,23 @@
-"""A recurrent layer over whole sequences, forward and backward, on the kernels of `csrc/`.
-
-Arrays may be NumPy's or PyTorch's; `memory` says which.
-"""
+"""A recurrent layer over whole sequences, forward and backward, on the kernels of `csrc/`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+from lapse.core.backend import Memory
 from lapse.core.errors import LapseError
 from lapse.core.plan import GATES
-from lapse.kernels.addresses import run
-from lapse.kernels.memory import Memory
-
-SLOTS = {  # `enum Slot` of `csrc/recurrent.h`
-    "LSTM": ("i", "f", "g", "o", "", "k_c", "k_h", "y"),
-    "GRU": ("z", "r", "n", "", "s", "", "k_h", "y"),
-    "SimpleRNN": ("", "", "", "", "s", "", "k_h", "y"),
-}
-Shapes = Any  # of arrays, or of tuples that are their shapes
-
-
-class Flags(NamedTuple):
-    """Which layer: "LSTM", "GRU" (reset_after says which) or "SimpleRNN", and from which end."""
-
-    cell: str
-    reset_after: bool
-    reverse: bool
-
-
-class Inputs(NamedTuple):
-    """What a layer reads.
-
-    x: (batch, timesteps, features).
-    kernel, recurrent_kernel: (features, gates*units), (units, gates*units).
-    bias: (gates*units,), for GRU with reset_after that of what n reads of h behind it.
-    h0, c0: (batch, units); c0 is LSTM's.
-    running: (batch, timesteps) booleans, False where a step is padding.
-    x_mask, h_mask: (batch or 1, timesteps or 1, gates or 1, width), float32, or uint8 of 0 and 1.
-    slots: the same without the axis of gates, in the order of `SLOTS`.
-    """
-
-    x: Any
-    kernel: Any
-    recurrent_kernel: Any
-    bias: Any
-    h0: Any
-    c0: Any
-    running: Any
-    x_mask: Any
-    h_mask: Any
-    slots: Sequence[Any]
-
-    def each(self, function: Callable[[Any], Any]) -> Inputs:
-        """The same with what a function makes of each array."""
-        *arrays, slots = self
-        return Inputs._make([*map(function, arrays), list(map(function, slots))])
-
-
-class Results(NamedTuple):
-    """What `forward` gives.
-
-    The last h and c (batch, units), all h and all c (timesteps, batch, units), what backward needs,
-    (timesteps, batch, parts*units), and all outputs (timesteps, batch, units), with nothing in
-    padding. Where there is no c, both are empty; so are outputs that no mask makes differ from h.
-    """
-
-    last_h: Any
-    last_c: Any
-    h: Any
-    c: Any
-    saved: Any
-    y: Any
-
-
-class Gradients(NamedTuple):
-    """What `backward` gives: of x (empty where nobody asks for it) and of what is named so."""
-
-    x: Any
-    kernel: Any
-    recurrent_kernel: Any
-    bias: Any
-    h0: Any
-    c0: Any
-
-
-def parts(cell: str, reset_after: bool) -> int:
-    """How many numbers are kept for each unit and step: S in `csrc/recurrent.h`."""
-    return len(GATES[cell]) + (cell == "GRU" and reset_after)
-
-
-def result_shapes(
-    cell: str, reset_after: bool, batch: Any, timesteps: Any, units: int, masks_y: bool
-) -> Results:
-    """The shapes of what `forward` gives."""
-    states, last, none = (timesteps, batch, units), (batch, units), (0,)
-    has_c = cell == "LSTM"
-    return Results(
-        last_h=last,
-        last_c=last if has_c else none,
-        h=states,
-        c=states if has_c else none,
-        saved=(timesteps, batch, parts(cell, reset_after) * units),
-        y=states if masks_y else none,
-    )
-
-
-def gradient_shapes(
-    cell: str, reset_after: bool, x: tuple, units: int, of_x: bool, columns_first: bool = False
-) -> Gradients:
-    """The shapes of what `backward` gives for an input of the shape `x`."""
-    batch, _, features = x
-    columns = len(GATES[cell]) * units
-    kernel, recurrent = (features, columns), (units, columns)
-    return Gradients(
-        x=x if of_x else (0,),
-        kernel=kernel[::-1] if columns_first else kernel,
-        recurrent_kernel=recurrent[::-1] if columns_first else recurrent,
-        bias=(parts(cell, reset_after) * units,),
-        h0=(batch, units),
-        c0=(batch, units) if cell == "LSTM" else (0,),
-    )
+from lapse.engines.cpu.pointers import run
+from lapse.engines.layer import (
+    Flags,
+    Gradients,
+    Inputs,
+    Results,
+    gradient_shapes,
+    parts,
+    result_shapes,
+)
 
 
 def forward(
@@ -137,11 +34,9 @@ def forward(
         into: the arrays to write to, row after row in memory; new ones by default.
     """
     check(memory, flags, inputs)
-    cell, reset_after, reverse = flags
+    cell, _, reverse = flags
     x, h0 = inputs.x, inputs.h0
-    (batch, timesteps, _), units = x.shape, h0.shape[1]
-    masks_y = inputs.slots[-1] is not None
-    shapes = result_shapes(cell, reset_after, batch, timesteps, units, masks_y)
+    shapes = result_shapes(flags, inputs)
     made = into or Results(*(memory.empty(x, shape) for shape in shapes))
     run(
         memory,
@@ -189,9 +84,8 @@ def backward(
     h, c, saved = results.h, results.c, results.saved
     given = {"h": h, "c": c, "saved": saved, "dh": dh, "dlast_h": dlast_h, "dlast_c": dlast_c}
     check(memory, flags, inputs, given)
-    cell, reset_after, _ = flags
     x, h0 = inputs.x, inputs.h0
-    shapes = gradient_shapes(cell, reset_after, tuple(x.shape), h0.shape[1], of_x, columns_first)
+    shapes = gradient_shapes(flags, inputs, of_x, columns_first)
     found = into or Gradients(*(memory.empty(x, shape) for shape in shapes))
     kernels = found.kernel, found.recurrent_kernel
     for gradient, last in ((found.h0, dlast_h), (found.c0, dlast_c)):

@@ -1,0 +1,64 @@
+"""PyTorch: for `lapse.torch`, and for Keras where it runs on PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lapse.backends.torch import autograd, drawing, private
+from lapse.backends.torch.arrays import TorchArrays
+from lapse.backends.torch.operators import Settings
+from lapse.core.masks import Masks
+from lapse.core.plan import Plan
+from lapse.engines import Call, Framework, choice
+from lapse.engines.interface import Again
+from lapse.engines.layer import Flags, Inputs
+
+for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_loop):
+    private.constant(_called)
+
+
+class Torch(TorchArrays, Framework):
+    """Runs engines as operators, with PyTorch's autograd."""
+
+    def like(self, array: Any, other: Any) -> Any:
+        return array if array.dtype == other.dtype and array.device == other.device else array.to(other)
+
+    def broadcast(self, array: Any, shape: Any) -> Any:
+        return array.expand(shape)
+
+    def dtype(self, array: Any) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
+    def device(self, array: Any) -> str:
+        return str(array.device.type)
+
+    def in_graph(self, array: Any = None) -> bool:
+        return not private.direct(array) if isinstance(array, Tensor) else private.in_graph()
+
+    def transform(self, call: Call) -> str | None:
+        if private.mapped():
+            return "it knows nothing of vmap"
+        if private.forward_mode():
+            return "it has no derivatives in forward mode"
+        return None
+
+    def wants_gradient(self, array: Any) -> bool:
+        return bool(array.requires_grad)
+
+    def differentiable(
+        self, engine: str, flags: Flags, inputs: Inputs, scales: tuple[float, ...],
+        again: tuple[Again, ...],
+    ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+        places, arrays = inputs.flat()
+        found = autograd.run(Settings(engine, *flags, scales, places), arrays, again)
+        last_h, last_c, h, _, _, y = found
+        return last_h, last_c, h, y
+
+    def draw(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
+        return drawing.draw(plan, seed, **sizes)
+
+
+BACKEND = Torch()

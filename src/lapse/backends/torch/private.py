@@ -1,0 +1,106 @@
+"""All that lapse takes from PyTorch's private parts; a new version of PyTorch may break it here."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.modules.dropout import _DropoutNd
+
+DropoutModule = _DropoutNd  # the base of nn.Dropout and its relatives
+
+lstm, gru = torch._VF.lstm, torch._VF.gru  # type: ignore[attr-defined]
+rnn_tanh, rnn_relu = torch._VF.rnn_tanh, torch._VF.rnn_relu  # type: ignore[attr-defined]
+
+
+def constant(function: Callable) -> Callable:
+    """Marks what torch.compile is to call, and not to look into.
+
+    `torch.compiler.assume_constant_result` does the same, after a second in which it imports all of
+    the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def in_graph() -> bool:
+    """Whether operations are written down now, to be run later."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+# torch.compile would assume that it is never for ONNX, were it to look inside.
+@constant
+def to_onnx() -> bool:
+    """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
+    if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):
+        return False  # what comes next takes longer to ask
+    return torch.onnx.is_in_onnx_export()
+
+
+def direct(*tensors: Tensor | None) -> bool:
+    """Whether kernels may be called past PyTorch's dispatcher.
+
+    They may not where a graph is made of the operators, something else looks at them, or some of
+    the tensors have no memory of their own.
+    """
+    return not (
+        in_graph() or torch._C._len_torch_dispatch_stack() or any(map(_has_no_memory, tensors))
+    )
+
+
+def _has_no_memory(tensor: Tensor | None) -> bool:
+    """Of its own: a subclass, or what `vmap` and `is_grads_batched=True` make of many tensors."""
+    if tensor is None:
+        return False
+    own = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
+    functorch = torch._C._functorch
+    batched = functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    return not own or batched
+
+
+def mapped() -> bool:
+    """Whether one of the transforms of torch.func at work is a vmap, as far as one can tell."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    if torch.compiler.is_compiling():  # which asks for no more than whether there are any
+        return True
+    functorch = torch._C._functorch
+    levels = functorch.get_interpreter_stack() or []
+    return any(level.key() == functorch.TransformType.Vmap for level in levels)
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are computed forwards."""
+    return forward_ad._current_level >= 0
+
+
+def autocast() -> bool:
+    """Whether autocast is on for some device."""
+    return bool(torch._C._is_any_autocast_enabled())
+
+
+@cache
+def parallel_for() -> int:
+    """The address of the function that runs PyTorch's threads, from its stable C interface."""
+    library = ctypes.CDLL(torch._C.__file__)
+    return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
+
+
+def scan(step: Callable, carry: tuple, inputs: dict[str, Any]) -> tuple[tuple, Any]:
+    """A loop over time as one operator, which wants no tensor to stand in two places."""
+    from torch._higher_order_ops.scan import scan  # with a compiler, that takes a second to import
+
+    def apart(parts: tuple) -> tuple:
+        return tuple(part.clone() for part in parts)
+
+    def once(carry: tuple, now: dict) -> tuple:
+        new = step(carry, now)
+        return apart(new), new[0].clone()
+
+    last, outputs = scan(once, apart(carry), inputs)
+    return last, outputs

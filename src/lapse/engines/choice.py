@@ -1,0 +1,108 @@
+"""Which engine runs a call: the list of engines, and one function that chooses and says why."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple
+
+from lapse.core.errors import LapseError, PlainLoopWarning, outside
+from lapse.engines.cpu import CPU
+from lapse.engines.interface import Call, Engine
+from lapse.engines.native import NATIVE
+from lapse.engines.onnx import ONNX
+from lapse.engines.reference import REFERENCE
+
+ENGINES: tuple[Engine, ...] = (ONNX, NATIVE, CPU, REFERENCE)  # the last one runs any call
+OPTIONS = ("auto", "native", "cpu", "reference")  # what users write
+_BY_NAME = {engine.name: engine for engine in ENGINES}
+_warned: set[str] = set()
+
+
+def named(name: str) -> Engine:
+    """The engine of a name."""
+    return _BY_NAME[name]
+
+
+def check_option(option: object) -> None:
+    """Raises `LapseError` for what can't be written as `engine=`."""
+    if option not in OPTIONS:
+        raise LapseError(f"engine={option!r} is unknown; write one of {', '.join(OPTIONS)}.")
+
+
+class Choice(NamedTuple):
+    """An engine, and why it is the one that runs."""
+
+    engine: Engine
+    why: str
+
+
+def choose(call: Call, option: str = "auto") -> Choice:
+    """The engine for a call.
+
+    Args:
+        option: what the layer asks for; for "auto" the environment variable LAPSE_ENGINE does.
+
+    Raises:
+        LapseError: where the engine asked for can't run the call.
+
+    Warns:
+        PlainLoopWarning: where the plain loop runs unasked, once for each reason.
+    """
+    asked, words = asked_for(option)
+    if asked != "auto":
+        engine = named(asked)
+        obstacle = engine.obstacle(call)
+        if obstacle is not None:
+            raise_obstacle(words, engine.title, obstacle)
+        return Choice(engine, f"{words} asks for it")
+    obstacles, slower = [], None
+    for engine in ENGINES[:-1]:
+        if not engine.concerns(call):
+            continue
+        obstacle = engine.obstacle(call)
+        if obstacle is not None:
+            obstacles.append(f"{engine.title} can't run here: {obstacle}")
+        elif engine.objection(call) is None:
+            return Choice(engine, engine.reason(call))
+        else:
+            slower = slower or engine
+    why = "; ".join(obstacles)
+    if slower is not None:
+        return Choice(slower, why)
+    if not call.exporting:
+        warn_of_plain_loop(why)
+    return Choice(ENGINES[-1], why)
+
+
+# torch.compile calls these three rather than look into them; see `backends.torch`.
+
+
+def asked_for(option: str) -> tuple[str, str]:
+    """What a layer, or for it the environment, asks for, and how it is written there."""
+    if option != "auto":
+        return option, f"engine={option!r}"
+    asked = os.environ.get("LAPSE_ENGINE", "auto")
+    if asked not in OPTIONS:
+        raise LapseError(f"LAPSE_ENGINE={asked} is unknown; write one of {', '.join(OPTIONS)}.")
+    return asked, f"LAPSE_ENGINE={asked}"
+
+
+def raise_obstacle(words: str, title: str, obstacle: str) -> None:
+    """Raises the error for an engine that is asked for and can't run."""
+    raise LapseError(
+        f"{words} asks for {title}, which can't run here: {obstacle}; write engine='auto' to have "
+        "an engine that can."
+    )
+
+
+def warn_of_plain_loop(why: str) -> None:
+    """Warns once for each reason."""
+    if why not in _warned:
+        _warned.add(why)
+        warnings.warn(
+            f"{why}. The plain loop runs instead, several times slower; engine='reference' says "
+            "that this is intended.",
+            PlainLoopWarning,
+            stacklevel=outside(),
+        )

@@ -1,0 +1,58 @@
+"""The C++ kernels of `csrc/`: all cells and masks, on processors, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lapse.core.backend import Memory
+from lapse.engines.cpu import layer
+from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.fused import Fused
+from lapse.engines.interface import Call
+from lapse.engines.layer import Flags, Gradients, Inputs, Results
+
+_COMPUTED = ("float32", "float16", "bfloat16")
+
+
+class Cpu(Fused):
+    """Half precision is computed in float32."""
+
+    name = "cpu"
+
+    @property
+    def title(self) -> str:
+        return "the C++ kernels" + (f" ({instruction_set()})" if extension() else "")
+
+    def obstacle(self, call: Call) -> str | None:
+        if extension() is None:
+            return "lapse was installed without a C++ compiler"
+        if call.exporting:
+            return "the model is exported, to run without lapse"
+        backend = call.backend
+        if (device := backend.device(call.x)) != "cpu":
+            return f"the input is on the device {device}"
+        for array in (call.x, *call.weights, *(call.masks or ()), *(call.initial_state or ())):
+            if hasattr(array, "dtype") and (dtype := backend.dtype(array)) not in _COMPUTED:
+                return f"they compute in float32, and were given {dtype}"
+        if call.weights[-1] is not None:  # last in both layouts
+            return "they have no projection of h"
+        if call.activation is not None or call.recurrent_activation is not None:
+            return "their activations are tanh and sigmoid"
+        return backend.transform(call)
+
+    def forward(
+        self,
+        memory: Memory,
+        flags: Flags,
+        inputs: Inputs,
+        scales: Sequence[float],
+        into: Results | None = None,
+    ) -> Results:
+        return layer.forward(memory, flags, inputs, scales, into)
+
+    def backward(self, memory: Memory, *given: Any, **options: Any) -> Gradients:
+        return layer.backward(memory, *given, **options)
+
+
+CPU = Cpu()

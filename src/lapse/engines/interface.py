@@ -1,0 +1,166 @@
+"""What an engine is: one way to run a layer. `choice.py` has the list of them.
+
+A call carries all that an engine needs to run a layer, or to say why it can't. Adding an engine is a
+folder with a subclass of `Engine`, or of `fused.Fused` if it brings a backward pass, and its place in
+the list; front-ends and backends stay as they are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from lapse.core.backend import Backend
+from lapse.core.masks import Coins, Masks, Redrawn
+from lapse.core.plan import Plan
+from lapse.core.weights import TorchWeights, Weights, from_torch, to_torch
+
+if TYPE_CHECKING:
+    from lapse.engines.layer import Flags, Inputs
+
+Again = Callable[[], Any] | None
+
+
+class Framework(Backend):
+    """A backend whose arrays have gradients, and may stand in graphs that are run later."""
+
+    @abstractmethod
+    def like(self, array: Any, other: Any) -> Any:
+        """An array in the type, and on the device, of another."""
+
+    @abstractmethod
+    def broadcast(self, array: Any, shape: Any) -> Any: ...
+
+    @abstractmethod
+    def dtype(self, array: Any) -> str:
+        """The name of its type, such as "float32"."""
+
+    @abstractmethod
+    def device(self, array: Any) -> str:
+        """Where an array is: "cpu", or the name of another kind of device."""
+
+    @abstractmethod
+    def in_graph(self, array: Any = None) -> bool:
+        """Whether operations are written down now, to be run later; JAX tells by an array."""
+
+    @abstractmethod
+    def transform(self, call: Call) -> str | None:
+        """What a transform of the framework asks of a call beyond its values and gradients."""
+
+    @abstractmethod
+    def differentiable(
+        self, engine: str, flags: Flags, inputs: Inputs, scales: tuple[float, ...],
+        again: tuple[Again, ...],
+    ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+        """`forward` of a `fused.Fused`, whose gradients are those of its `backward`.
+
+        Args:
+            engine: its name.
+            flags, inputs, scales: as `forward` takes them.
+            again: for the mask of x, the mask of h and the slots, what draws it again for backward;
+                None where it is kept.
+
+        Returns:
+            The last h, the last c, all h and all outputs, as in `layer.Results`.
+        """
+
+    @abstractmethod
+    def draw(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
+        """Compact masks, drawn by the processor also where a graph runs.
+
+        Args:
+            seed: a whole number, or its two words.
+            sizes: batch, timesteps, features, units, projected, samples, layer and direction, as
+                for `drawing.draw`.
+        """
+
+    def draw_in_graph(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
+        """The same, for graphs that must run without lapse."""
+        return self.draw(plan, seed, **sizes)
+
+    def numbers(self, masks: Masks, like: Any) -> Masks:
+        """Masks as arrays of the type, and on the device, of another array."""
+
+        def one(mask: Any) -> Any:
+            if mask is None or isinstance(mask, float):
+                return mask
+            if isinstance(mask, Coins):
+                return self.like(mask.kept, like) * mask.scale
+            return self.like(mask.numbers if isinstance(mask, Redrawn) else mask, like)
+
+        return Masks(*map(one, masks))
+
+
+class Call(NamedTuple):
+    """One layer in one direction, called."""
+
+    backend: Framework
+    cell: str  # "LSTM", "GRU" or "SimpleRNN"
+    x: Any  # (batch, timesteps, features)
+    weights: Weights | TorchWeights
+    plan: Plan
+    masks: Masks | None = None  # those that a user gives
+    training: bool = False  # whether masks are drawn where none are given
+    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units)
+    running: Any = None  # (batch, timesteps) booleans, False where a step is padding
+    lengths: Any = None  # (batch,): the real steps of each sequence, where padding is at the end
+    reset_after: bool = True
+    reverse: bool = False
+    activation: Callable | None = None  # where it is not tanh
+    recurrent_activation: Callable | None = None  # where it is not sigmoid
+    exporting: bool = False  # whether the call is written down to run without lapse
+
+    def keras_weights(self) -> Weights:
+        """The weights in Keras's layout."""
+        if isinstance(self.weights, Weights):
+            return self.weights
+        return from_torch(self.cell, self.weights, self.backend)
+
+    def torch_weights(self) -> TorchWeights:
+        """The weights in PyTorch's layout."""
+        if isinstance(self.weights, TorchWeights):
+            return self.weights
+        return to_torch(self.cell, self.weights, self.backend)
+
+
+class Engine(ABC):
+    """One way to run a layer."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What users read."""
+
+    def concerns(self, call: Call) -> bool:
+        """Whether the engine is for such calls at all; if not, nobody reads of its obstacles."""
+        return True
+
+    @abstractmethod
+    def obstacle(self, call: Call) -> str | None:
+        """What prevents the engine from running a call, in words; None if nothing does."""
+
+    def objection(self, call: Call) -> str | None:
+        """Why later engines of the list come before this one, where the user names none."""
+        return None
+
+    def reason(self, call: Call) -> str:
+        """Why the engine is chosen where it can run."""
+        return "nothing prevents it"
+
+    def draw(self, backend: Framework, plan: Plan, seed: Any, **sizes: Any) -> Masks:
+        """The masks of one training call, as `unroll` takes them."""
+        return backend.draw(plan, seed, **sizes)
+
+    @abstractmethod
+    def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        """Runs a layer over whole sequences; differentiable.
+
+        Args:
+            masks: from `draw`, from `call.masks`, or what stands for them in evaluation.
+
+        Returns:
+            What `cells.unroll` does: all outputs (batch, timesteps, units), and the last state.
+        """

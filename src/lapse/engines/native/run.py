@@ -1,0 +1,123 @@
+"""The call itself, and what in PyTorch's state prevents it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from lapse.core.cells import drop
+from lapse.core.masks import Masks
+from lapse.core.plan import GATES
+from lapse.core.weights import TorchWeights, Weights, to_torch
+from lapse.engines.interface import Call
+
+_FUNCTIONS: dict[tuple[str, Callable | None], Callable] = {
+    ("LSTM", None): torch._VF.lstm,  # type: ignore[attr-defined]
+    ("GRU", None): torch._VF.gru,  # type: ignore[attr-defined]
+    ("SimpleRNN", None): torch._VF.rnn_tanh,  # type: ignore[attr-defined]
+    ("SimpleRNN", torch.relu): torch._VF.rnn_relu,  # type: ignore[attr-defined]
+}
+_NO_MASKS = Masks()
+
+
+def impossible(call: Call) -> str | None:
+    """What about a call prevents PyTorch's kernel, in words; None if nothing does."""
+    if call.recurrent_activation is not None or (call.cell, call.activation) not in _FUNCTIONS:
+        return "its activations are tanh and sigmoid"
+    if call.x.device.type == "meta":
+        return "the input is on the device meta"
+    if call.backend.in_graph():
+        return "torch.compile and torch.export would unroll it"
+    return call.backend.transform(call)
+
+
+def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Takes and gives what `Engine.unroll` does."""
+    function, x = _FUNCTIONS[call.cell, call.activation], call.x
+    if masks == _NO_MASKS:
+        weights, y_mask = call.torch_weights(), None
+    else:
+        x, weights, y_mask = _folded(call, call.backend.numbers(masks, x))
+    flat = [weight for weight in weights if weight is not None]
+    rest = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)
+    state = tuple(part[None] for part in call.initial_state or _zeros(call, weights))
+    x = _turned(x, call.lengths) if call.reverse else x
+    if call.lengths is not None:
+        y, last = _packed(function, x, call.lengths, state, rest)
+    else:
+        y, *last = function(x, state if call.cell == "LSTM" else state[0], *rest, True)
+    y = _turned(y, call.lengths) if call.reverse else y
+    y = drop(y, y_mask)
+    if call.lengths is not None:
+        y = _hold(y, call.lengths, call.reverse)
+    return y, tuple(part[0] for part in last)
+
+
+def _zeros(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
+    batch, gates = len(call.x), len(GATES[call.cell])
+    h = call.x.new_zeros(batch, weights.weight_hh.shape[1])
+    if call.cell != "LSTM":
+        return (h,)
+    if weights.weight_hr is None:
+        return h, h
+    return h, call.x.new_zeros(batch, len(weights.weight_hh) // gates)
+
+
+def _folded(call: Call, masks: Masks) -> tuple[Tensor, TorchWeights, Any]:
+    """The input and the weights with masks in them, and the mask of y, (batch, timesteps, units)."""
+    gates, stored = len(GATES[call.cell]), call.keras_weights()
+    x, kernel = call.x, drop(stored.kernel, masks.W)
+    recurrent = drop(stored.recurrent_kernel, masks.U)
+    if isinstance(masks.x, float) or masks.x is None:
+        x = drop(x, masks.x)
+    elif masks.x.shape[2] == 1:
+        x = x * masks.x[:, :, 0]
+    else:  # an input for each gate, and a kernel in which each gate reads its own
+        x = (x[:, :, None] * masks.x).flatten(2)
+        kernel = torch.block_diag(*kernel.chunk(gates, 1))
+    if isinstance(masks.h, float):
+        recurrent = recurrent * masks.h
+    elif masks.h is not None:
+        of_gates = masks.h[0, 0].expand(gates, len(recurrent))  # what each reads of h
+        parts = zip(recurrent.chunk(gates, 1), of_gates, strict=True)
+        recurrent = torch.cat([part * mask[:, None] for part, mask in parts], 1)
+    weights = Weights(kernel, recurrent, stored.bias, stored.projection)
+    of_y = masks.y if masks.y is None or isinstance(masks.y, float) else masks.y[:, :, 0]
+    return x, to_torch(call.cell, weights, call.backend), of_y
+
+
+def _packed(
+    function: Callable, x: Tensor, lengths: Tensor, state: tuple[Tensor, ...], rest: tuple
+) -> tuple[Tensor, list[Tensor]]:
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    first = [part.index_select(1, packed.sorted_indices) for part in state]
+    data, *last = function(
+        packed.data, packed.batch_sizes, first if len(first) > 1 else first[0], *rest
+    )
+    y, _ = pad_packed_sequence(
+        PackedSequence(data, *packed[1:]), batch_first=True, total_length=x.shape[1]
+    )
+    return y, [part.index_select(1, packed.unsorted_indices) for part in last]
+
+
+def _turned(values: Tensor, lengths: Tensor | None) -> Tensor:
+    """The real steps of each sequence from the last to the first."""
+    if lengths is None:
+        return values.flip(1)
+    steps = torch.arange(values.shape[1], device=values.device)
+    ends = lengths.to(values.device)[:, None]
+    turned = torch.where(steps < ends, ends - 1 - steps, steps)
+    return values.gather(1, turned[..., None].expand_as(values))
+
+
+def _hold(y: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+    """In padding the output of the real step before; 0 where there is none."""
+    steps = torch.arange(y.shape[1], device=y.device)
+    ends = lengths.to(y.device)[:, None]
+    if reverse:
+        return torch.where((steps < ends)[..., None], y, 0)
+    return y.gather(1, steps.minimum(ends - 1)[..., None].expand_as(y))
