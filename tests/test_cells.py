@@ -206,7 +206,7 @@ def test_each_noise_changes_the_output(cell: catalog.Cell, name: str) -> None:
 def test_evaluation_is_what_constant_masks_give(cell: catalog.Cell, name: str) -> None:
     """Numbers and arrays take different lines in the loop; both must mean the same."""
     given = catalog.problem(cell)
-    constants = masks.expected(catalog.quiet_plan(catalog.NOISE[name], cell))
+    constants = masks.expected(plan(catalog.NOISE[name], cell))
     arrays = Masks(
         **{
             slot: np.full((1, 1) if slot in "WU" else (1, 1, 1, 1), value)

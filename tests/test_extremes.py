@@ -13,7 +13,8 @@ from torch import Tensor
 
 from catalog import CELLS, Cell, problem
 from lapse.core import cells
-from lapse.core.plan import STATES, Masks
+from lapse.core.masks import Masks
+from lapse.core.plan import STATES
 from lapse.core.weights import Weights
 from lapse.engines.cpu.extension import extension
 from lapse.engines.layer import Flags, Inputs

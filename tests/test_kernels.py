@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
+from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, 
 from lapse import LapseError, PlainLoopWarning
 from lapse.core import drawing
 from lapse.core.plan import Coins, Masks, Redrawn
@@ -75,7 +75,7 @@ def test_training_and_evaluation_are_the_plain_loop_s(cell: Cell, name: str) -> 
     given = problem(cell, units=7, batch=5)
     check(cell, given, masks_of(cell, NOISE[name], given))
     check(cell, given, masks_of(cell, NOISE[name], given, compact=True))
-    check(cell, given, drawing.expected(quiet_plan(NOISE[name], cell)))
+    check(cell, given, drawing.expected(plan(NOISE[name], cell)))
 
 
 @CELL

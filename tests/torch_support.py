@@ -126,7 +126,7 @@ def masks_of(cell: Cell, noise: Any, given: Problem, packed: bool = False, seed:
     batch, timesteps, features = given.x.shape
     units = given.weights.recurrent_kernel.shape[0]
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    return drawing.draw(catalog.quiet_plan(noise, cell), seed, **sizes, compact=compact)
+    return drawing.draw(plan(noise, cell), seed, **sizes, compact=compact)
 
 
 # Stacks of layers.

@@ -49,7 +49,6 @@ from catalog import (
     distance,
     frozen_masks,
     legal,
-    quiet_plan,
 )
 from lapse import LapseError
 from lapse.core import drawing, forms
@@ -94,7 +93,7 @@ KERNEL = pytest.mark.parametrize("kernel", ["auto", "reference"])
 EVALUATED = [
     (cell, noise)
     for cell, noise in BACKEND_CASES
-    if EVERY_CASE or any(drawing.expected(quiet_plan(noise_of(noise), cell))) or cell == LSTM
+    if EVERY_CASE or any(drawing.expected(plan(noise_of(noise), cell))) or cell == LSTM
 ]
 
 
@@ -235,7 +234,7 @@ def test_evaluation_is_the_oracle_s_with_the_expected_masks(
     """Terms that scale at evaluation, and zoneout's mean step, are easily left out there."""
     given = problem(cell)
     layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, engine=engine))
-    y, _ = oracle(cell, given, drawing.expected(quiet_plan(noise_of(noise), cell)))
+    y, _ = oracle(cell, given, drawing.expected(plan(noise_of(noise), cell)))
     close(layer(given.x), y)
 
 
@@ -368,7 +367,7 @@ def _drawn_cases() -> list[tuple[Cell, str]]:
     patterns: dict[Any, tuple[Cell, str]] = {}
     for text in TERMS:
         if legal(LSTM, text):
-            for term in quiet_plan(text, LSTM).terms:
+            for term in plan(text, LSTM).terms:
                 kinds = tuple((axis.kind, axis.name) for axis in term.axes.values())
                 patterns.setdefault((term.law, kinds, term.site in "WU"), (LSTM, text))
     return [*dict.fromkeys(patterns.values()), *((cell, EVERYWHERE) for cell in (GRU, SIMPLE_RNN))]
@@ -379,7 +378,7 @@ def test_drawn_masks_are_numpy_s(cell: Cell, noise: str) -> None:
     seed = 5 | 3 << 32
     noise = noise_of(noise)
     layer = problem(cell).give(lapse_layer(cell, noise))
-    made = quiet_plan(noise, cell)
+    made = plan(noise, cell)
     found = array(compiled(lambda: layer.draw_masks(BATCH, TIMESTEPS, seed=seed))())
     expected = drawing.draw(made, seed, **SIZES)
     laws = {slot: {draw.term.law for draw in draws} for slot, draws in made.slots}
@@ -397,7 +396,7 @@ def test_a_layer_that_goes_backwards_has_a_stream_of_its_own(cell: Cell) -> None
     seed = 2**63 + 1
     layer = problem(cell).give(lapse_layer(cell, "x:0.5@BTF", go_backwards=True))
     found = array(layer.draw_masks(BATCH, TIMESTEPS, seed=seed).x)
-    made = quiet_plan("x:0.5@BTF", cell)
+    made = plan("x:0.5@BTF", cell)
     np.testing.assert_array_equal(found, drawing.draw(made, seed, **SIZES, direction=1).x)
     assert (found != drawing.draw(made, seed, **SIZES).x).any()
 

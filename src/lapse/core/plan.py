@@ -142,7 +142,7 @@ def _scale(found: tuple[Source, ...]) -> float | None:
 
 def _slots(term: Term, cell: str, projected: bool) -> tuple[str, ...]:
     keeps = term.fill == "prev"
-    # An LSTM's output is o * tanh(c), so a mask on o is one on h, unless a projection follows.
+    # An LSTM's output is o * tanh(c), so a mask on o is one on h, except before a projection.
     hidden = "o" if cell == "LSTM" and not projected else "s"
     if term.site == "state":
         if keeps:
