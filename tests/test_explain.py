@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lapse.kernels import dispatch
 
 import lapse
 from catalog import CASE_IDS, CASES, NOISE, Cell
 from lapse import LapseError
 from lapse.core import masks
-from lapse.engines.cpu.extension import instruction_set
+from lapse.engines import cpu
+from lapse.engines.cpu.loading import instruction_set
 from lapse.torch import GRU, LSTM, RNN
 
 
@@ -104,7 +104,7 @@ def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == "Runs on the plain loop, for kernel=reference asks for it."
     forced = last(LSTM(3, 4, engine="cpu").to(torch.float64))
     assert forced.startswith("Can't run: kernel=cpu asks for the C++ kernel") and "auto" in forced
-    monkeypatch.setattr(dispatch, "extension", lambda: None)
+    monkeypatch.setattr(cpu, "extension", lambda: None)
     assert "installed without a C++ compiler" in last(GRU(3, 4))
 
 

@@ -48,9 +48,9 @@ def test_autocast_types_results_by_the_rule_of_nn_lstm(
         close(found_one / scale, wanted / scale, dtype)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "reference"])
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
 @in_every_module
-def test_autocast_takes_half_a_model_in_half_precision(ours: type, kernel: str) -> None:
+def test_autocast_takes_half_a_model_in_half_precision(ours: type, engine: str) -> None:
     """Inputs, states and weights of other types than one another, as what stands around gives."""
     layer = ours(7, 5, noise=NOISE.replace("BFG", "BF"), engine=engine)
     masks, x = layer.draw_masks(3, 9), torch.randn(9, 3, 7)

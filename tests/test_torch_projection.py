@@ -144,9 +144,9 @@ def test_states_of_other_sizes() -> None:
 
 
 def test_a_fall_back_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lapse.kernels import dispatch
+    from lapse.engines import choice
 
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(choice, "_warned", set())
     with pytest.warns(PlainLoopWarning, match="it has no projection of h"):
         LSTM(7, 5, proj_size=3)(torch.zeros(9, 3, 7))
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from lapse.bench import machine, report
 from lapse.bench.run import Row, run
 from lapse.core.errors import LapseError
-from lapse.engines.cpu.extension import extension
+from lapse.engines.cpu.loading import extension
 from lapse.files import ready, write_whole
 
 FOLDER = Path("benchmarks/results")

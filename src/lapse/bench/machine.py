@@ -17,7 +17,7 @@ import torch
 
 import lapse
 from lapse.backends.torch.arrays import TorchArrays
-from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.cpu.loading import extension, instruction_set
 
 PACKAGES = ("torch", "keras", "jax", "tensorflow", "tensorflow-cpu", "numpy")
 BUSY = 0.5

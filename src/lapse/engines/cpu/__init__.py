@@ -7,7 +7,7 @@ from typing import Any
 
 from lapse.core.backend import Memory
 from lapse.engines.cpu import layer
-from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.fused import Fused
 from lapse.engines.interface import Call
 from lapse.engines.layer import Flags, Gradients, Inputs, Results
