@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lapse
-from lapse.core.cells import Weights
 from lapse.core.drawing import draw
 from lapse.core.masks import Masks
 from lapse.core.noise import collect
 from lapse.core.plan import Plan, plan
+from lapse.core.weights import Weights
 
 
 class Tolerance(NamedTuple):
@@ -225,7 +225,7 @@ _TORCH: dict[str, tuple] = {
     "recurrent_dropout": RATES,
     "noise": tuple(NOISE),
     "generator": (None, "its own"),
-    "kernel": ("auto", "cpu", "reference"),
+    "engine": ("auto", "native", "cpu", "reference"),
 }
 _KERAS_LAYER: dict[str, tuple] = {
     "activity_regularizer": (None, "l2"),
@@ -262,7 +262,7 @@ _KERAS_LOOP: dict[str, tuple] = {
     "stateful": FLAGS,
     "unroll": FLAGS,
     "zero_output_for_mask": FLAGS,
-    "kernel": ("auto", "cpu", "reference"),
+    "engine": ("auto", "native", "cpu", "reference"),
 }
 _KERAS = {**_KERAS_CELL, **_KERAS_LOOP}
 _CUDNN: dict[str, tuple] = {"use_cudnn": ("auto", False)}

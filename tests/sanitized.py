@@ -19,7 +19,7 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 sys.modules["lapse.kernels._cpu"] = module
 
-from lapse.kernels.cpu import extension  # noqa: E402
+from lapse.engines.cpu.extension import extension  # noqa: E402
 from lapse.torch import memory  # noqa: E402
 
 assert extension() is module

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import catalog
+from lapse.backends.torch import BACKEND
 from lapse.core import cells, masks
-from lapse.core.cells import Weights, unroll
+from lapse.core.masks import Masks
 from lapse.core.noise import collect
-from lapse.core.plan import Masks
-from lapse.torch.plain import LIBRARY
+from lapse.core.weights import Weights, unroll
 from torch_support import one_thread  # noqa: F401  for every test here
 
 DOUBLE = catalog.TOLERANCE["float64"]
@@ -115,7 +115,7 @@ def test_gradients_are_pytorchs(cell: catalog.Cell, timesteps: int) -> None:
     expected = torch.autograd.grad((y * to_y).sum() + (last[0] * to_last).sum(), (x, *hx))
 
     problem = as_torch(given, grad=True)
-    y, *last = run(cell, problem, library=LIBRARY)
+    y, *last = run(cell, problem, backend=BACKEND)
     loss = (y * to_y).sum() + (last[-1] * to_last).sum()
     found = torch.autograd.grad(loss, (problem.x, *problem.state))
     assert_close(found, expected, DOUBLE.gradients)
@@ -153,7 +153,7 @@ def test_numpy_and_torch_agree(cell: catalog.Cell, name: str) -> None:
     """The same lines on two libraries; what differs in `Library` shows here."""
     given = catalog.problem(cell, batch=3, timesteps=5)
     drawn = catalog.frozen_masks(cell, catalog.NOISE[name], given.x, units=3)
-    found = run(cell, as_torch(given), as_torch(drawn), library=LIBRARY)
+    found = run(cell, as_torch(given), as_torch(drawn), backend=BACKEND)
     assert_close(found, run(cell, given, drawn))
 
 
@@ -168,7 +168,7 @@ def test_gradients_against_finite_differences(cell: catalog.Cell, name: str) -> 
 
     problem = as_torch(given, grad=True)
     tensors = (problem.x, *problem.weights[:3], *problem.state)
-    results = run(cell, problem, as_torch(drawn), library=LIBRARY)
+    results = run(cell, problem, as_torch(drawn), backend=BACKEND)
     loss = sum((a * torch.tensor(b)).sum() for a, b in zip(results, towards, strict=True))
     found = torch.autograd.grad(loss, tensors)
 
@@ -206,7 +206,7 @@ def test_each_noise_changes_the_output(cell: catalog.Cell, name: str) -> None:
 def test_evaluation_is_what_constant_masks_give(cell: catalog.Cell, name: str) -> None:
     """Numbers and arrays take different lines in the loop; both must mean the same."""
     given = catalog.problem(cell)
-    constants = masks.expected(catalog.quiet_plan(catalog.NOISE[name], cell))
+    constants = masks.expected(plan(catalog.NOISE[name], cell))
     arrays = Masks(
         **{
             slot: np.full((1, 1) if slot in "WU" else (1, 1, 1, 1), value)
@@ -317,7 +317,7 @@ def test_gradients_of_padding(cell: catalog.Cell, name: str, side: str) -> None:
         problem = as_torch(given._replace(x=x), grad=True)
         tensors = (problem.x, *problem.weights[:3], *problem.state)
         y, *last = run(
-            cell, problem, as_torch(drawn), library=LIBRARY, running=torch.tensor(running)
+            cell, problem, as_torch(drawn), backend=BACKEND, running=torch.tensor(running)
         )
         real = y[torch.tensor(running)]
         loss = (real**2).sum() + sum((part**2).sum() for part in last)

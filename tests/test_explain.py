@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lapse.kernels import dispatch
 
 import lapse
 from catalog import CASE_IDS, CASES, NOISE, Cell
 from lapse import LapseError
 from lapse.core import masks
-from lapse.kernels import dispatch
-from lapse.kernels.cpu import instruction_set
+from lapse.engines.cpu.extension import instruction_set
 from lapse.torch import GRU, LSTM, RNN
 
 
@@ -100,9 +100,9 @@ def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert last(RNN(3, 4, nonlinearity="relu")) == plain + "its activations are tanh and sigmoid."
     assert last(LSTM(3, 4).double()) == plain + "it computes in float32, and was given float64."
     assert "the device meta" in last(LSTM(3, 4, device="meta"))
-    asked = last(LSTM(3, 4, kernel="reference"))
+    asked = last(LSTM(3, 4, engine="reference"))
     assert asked == "Runs on the plain loop, for kernel=reference asks for it."
-    forced = last(LSTM(3, 4, kernel="cpu").to(torch.float64))
+    forced = last(LSTM(3, 4, engine="cpu").to(torch.float64))
     assert forced.startswith("Can't run: kernel=cpu asks for the C++ kernel") and "auto" in forced
     monkeypatch.setattr(dispatch, "extension", lambda: None)
     assert "installed without a C++ compiler" in last(GRU(3, 4))
@@ -123,6 +123,6 @@ def test_what_is_no_layer_of_lapse() -> None:
 )
 def test_sizes_of_c_and_h_are_not_confused(noise: str, term: str) -> None:
     """Whichever term is first; h is a projection of 3 numbers."""
-    said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, kernel="reference"))
+    said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, engine="reference"))
     (mask,) = re.findall(rf"{re.escape(term)} acts on .*?a mask of (.*?);", said, re.DOTALL)
     assert mask == "(batch, timesteps, 1, 7) for c and (batch, timesteps, 1, 3) for h"

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lapse.kernels import addresses, host
 from torch import Tensor
 
 from catalog import CELLS, Cell, problem
 from lapse.core import cells
-from lapse.core.cells import Weights
-from lapse.core.plan import STATES, Masks
-from lapse.kernels import addresses, host
-from lapse.kernels.cpu import extension
-from lapse.kernels.layer import Flags, Inputs
+from lapse.core.masks import Masks
+from lapse.core.plan import STATES
+from lapse.core.weights import Weights
+from lapse.engines.cpu.extension import extension
+from lapse.engines.layer import Flags, Inputs
 from lapse.torch import GRU, LSTM, fused, plain
 
 LSTM_CELL = CELLS[0]
@@ -94,10 +95,10 @@ class TestActivations:
     def test_saturated_units_have_no_gradient(self) -> None:
         """A derivative of 5e-7 times inputs of 1e6 would drown those of the other units."""
         torch.manual_seed(0)
-        layer = GRU(5, 7, kernel="cpu")
+        layer = GRU(5, 7, engine="cpu")
         x = torch.randn(9, 3, 5)
         x[:, 1] *= 1e6
-        exact = GRU(5, 7, kernel="reference").double()
+        exact = GRU(5, 7, engine="reference").double()
         exact.load_state_dict(layer.state_dict())
         for one, values in ((layer, x), (exact, x.double())):
             one(values)[0].sum().backward()
@@ -112,7 +113,7 @@ def ones(*shape: int) -> Tensor:
 
 def open_gate() -> LSTM:
     """It remembers c: the forget gate is open, the input gate is shut."""
-    layer = LSTM(1, 3, kernel="cpu")
+    layer = LSTM(1, 3, engine="cpu")
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()

@@ -17,19 +17,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lapse.kernels import addresses
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
-from catalog import CELLS, LAYERS, Cell, Problem, problem, quiet_plan
-from lapse.core import masks as drawing
+from catalog import CELLS, LAYERS, Cell, Problem, problem, 
+from lapse.backends.torch.drawing import draw_seed
+from lapse.core import drawing
 from lapse.core.cells import NUMPY, Weights, unroll
-from lapse.core.plan import Masks
-from lapse.kernels import addresses
-from lapse.kernels.cpu import extension
+from lapse.core.masks import Masks
+from lapse.engines.cpu.extension import extension
 from lapse.torch import fused
-from lapse.torch.drawing import draw_seed
-from lapse.torch.plain import LIBRARY
 from strategies import in_parts, lengths, noises, seeds, share, sizes
 from torch_support import (
     arrays_of,
@@ -144,7 +143,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
     drawn = []
     for layer in range(module.num_layers):
         between = f" x:{call.options['dropout']}@BTF" if layer else ""
-        made = quiet_plan(terms + between, module.cell, projected=bool(module.proj_size))
+        made = plan(terms + between, module.cell, projected=bool(module.proj_size))
         outputs = (module.proj_size or module.hidden_size) * directions
         features = outputs if layer else module.input_size
         for direction in range(directions):
@@ -152,7 +151,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
             drawn.append(
                 drawing.expected(made)
                 if seed is None
-                else doubled(drawing.draw(made, seed, packed=True, **{**sizes, **own, **changed}))
+                else doubled(drawing.draw(made, seed, compact=True, **{**sizes, **own, **changed}))
             )
     return drawn
 
@@ -336,7 +335,7 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
     call = data.draw(kernel_calls(cell))
     sizes = {n: getattr(call, n) for n in ("batch", "timesteps", "features", "units", "bias")}
     numbers = rounded(problem(cell, **sizes, seed=call.seed), call.state)
-    masks = drawing.expected(quiet_plan(call.noise, cell))
+    masks = drawing.expected(plan(call.noise, cell))
     if call.masks != "constants":
         masks = masks_of(cell, call.noise, numbers, packed=call.masks == "coins", seed=call.seed)
     running = None

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lapse.kernels import addresses, host
 
 from catalog import CELLS, Cell, problem
 from lapse import LapseError
-from lapse.kernels import addresses, host
-from lapse.kernels.cpu import extension
-from lapse.kernels.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
-from lapse.kernels.memory import NUMPY
+from lapse.core.numpy_backend import NUMPY
+from lapse.engines.cpu.extension import extension
+from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
 from lapse.torch import ops
 
 pytestmark = pytest.mark.skipif(extension() is None, reason="installed without a C++ compiler")

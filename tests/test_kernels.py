@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lapse.kernels import addresses, dispatch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
+from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, 
 from lapse import LapseError, PlainLoopWarning
-from lapse.core import masks as drawing
-from lapse.core.cells import Weights
-from lapse.core.plan import Coins, Fleeting, Masks
-from lapse.kernels import addresses, dispatch
-from lapse.kernels.cpu import extension, instruction_set
-from lapse.kernels.layer import parts
+from lapse.core import drawing
+from lapse.core.plan import Coins, Masks, Redrawn
+from lapse.core.weights import Weights
+from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.layer import parts
 from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, ops, stack
 from torch_support import masks_of, poisoned, reference, results, tensor  # noqa: F401
 
@@ -74,8 +74,8 @@ def paddings(batch: int, timesteps: int) -> dict[str, np.ndarray]:
 def test_training_and_evaluation_are_the_plain_loop_s(cell: Cell, name: str) -> None:
     given = problem(cell, units=7, batch=5)
     check(cell, given, masks_of(cell, NOISE[name], given))
-    check(cell, given, masks_of(cell, NOISE[name], given, packed=True))
-    check(cell, given, drawing.expected(quiet_plan(NOISE[name], cell)))
+    check(cell, given, masks_of(cell, NOISE[name], given, compact=True))
+    check(cell, given, drawing.expected(plan(NOISE[name], cell)))
 
 
 @CELL
@@ -89,7 +89,7 @@ def test_padding_in_both_directions(cell: Cell, padding: str, reverse: bool, noi
     running[3] = False
     dirty = given._replace(x=np.where(running[..., None], given.x, np.nan))
     masks = masks_of(cell, EVERYTHING.get(noise and cell.name, "") if noise == "everything"
-                     else noise, given, packed=True)  # fmt: skip
+                     else noise, given, compact=True)  # fmt: skip
     check(cell, dirty, masks, running, reverse=reverse)
 
 
@@ -113,7 +113,7 @@ def test_long_stretches_of_nothing_but_padding(
 @pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
 def test_coins_at_each_step_in_every_slot(cell: Cell, padding: str | None) -> None:
     given = problem(cell, units=17, batch=5, timesteps=6)
-    masks = masks_of(cell, ALL_AT_EACH_STEP[cell.name], given, packed=True)
+    masks = masks_of(cell, ALL_AT_EACH_STEP[cell.name], given, compact=True)
     assert sum(isinstance(mask, Coins) for mask in masks) >= 5
     check(cell, given, masks, None if padding is None else paddings(5, 6)[padding])
 
@@ -147,7 +147,7 @@ def test_sizes(
 ) -> None:
     """Rows, vectors and panels that are full, nearly full, and one too many."""
     given = problem(cell, batch=batch, timesteps=timesteps, features=features, units=units)
-    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, compact=True)
     check(cell, given, masks)
     check(cell, given, masks, paddings(batch, timesteps)["behind"], reverse=True)
 
@@ -159,7 +159,7 @@ def test_every_instruction_set_that_runs_here(
 ) -> None:
     monkeypatch.setattr(addresses, "instruction_set", lambda: isa)
     given = problem(cell, batch=8, units=39)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
     check(cell, given, masks, paddings(8, 5)["holes"])
     check(cell, given, Masks())
 
@@ -187,7 +187,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 ) -> None:
     given = problem(cell, batch=batch, timesteps=7, features=features, units=units)
     text = EVERYTHING[cell.name] if noise == "everything" else noise
-    masks = masks_of(cell, text, given, packed=True)
+    masks = masks_of(cell, text, given, compact=True)
     running = None if padding is None else paddings(batch, 7)[padding]
     before = torch.get_num_threads()
     try:
@@ -258,7 +258,7 @@ def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = problem(cell, units=7)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
     assert memory.direct(torch.ones(1))
     direct = results(fused.unroll, cell, given, masks, torch.float32)
     monkeypatch.setattr(autograd, "direct", lambda *tensors: False)
@@ -295,7 +295,7 @@ def test_whoever_looks_at_operators_meets_them() -> None:
 
 @pytest.mark.parametrize("noise", ["", "x:.5@BF h:.5@BFG y:.5@BF U:.5@IO", FLEETING])
 def test_the_gradient_as_a_transform_and_many_at_once(noise: str) -> None:
-    layer, x = LSTM(3, 4, noise=noise, kernel="cpu"), torch.randn(2, 3, 3)
+    layer, x = LSTM(3, 4, noise=noise, engine="cpu"), torch.randn(2, 3, 3)
     torch.manual_seed(3)
     found = torch.func.grad(lambda x: layer(x)[0].sum())(x)
     x.requires_grad_()
@@ -310,7 +310,7 @@ def test_the_gradient_as_a_transform_and_many_at_once(noise: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
-    layer = LSTM(3, 4, noise="x:.3@BF U:.3@IO y:.3@BTF x:.5@BTF~gauss", kernel="cpu")
+    layer = LSTM(3, 4, noise="x:.3@BF U:.3@IO y:.3@BTF x:.5@BTF~gauss", engine="cpu")
     x = torch.randn(2, 5, 3, requires_grad=True)
     found = []
     for default in (torch.float32, dtype):
@@ -384,11 +384,11 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
 
     def watched(*arguments: Any, **sizes: Any) -> Masks:
         masks = draw(*arguments, **sizes)
-        alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Fleeting))
+        alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Redrawn))
         return masks
 
     monkeypatch.setattr(stack, "draw", watched)
-    layer, x = ours(4, 7, batch_first=True, noise=noise, kernel="cpu"), torch.randn(3, 5, 4)
+    layer, x = ours(4, 7, batch_first=True, noise=noise, engine="cpu"), torch.randn(3, 5, 4)
     x.requires_grad_()
     leaves = [x, *layer.parameters()]
     torch.manual_seed(5)
@@ -397,7 +397,7 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
     found = torch.autograd.grad(y.square().sum(), leaves, create_graph=create_graph)
     torch.manual_seed(5)
     kept = layer.draw_masks(3, 5)
-    assert kept.h.shape[1] == 5 and not any(isinstance(mask, Fleeting) for mask in kept)
+    assert kept.h.shape[1] == 5 and not any(isinstance(mask, Redrawn) for mask in kept)
     expected = layer(x, masks=kept, lengths=lengths)[0]
     assert torch.equal(y, expected)
     for one, other in zip(
@@ -413,7 +413,7 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
 def test_second_derivatives(cell: Cell, padding: str | None) -> None:
     """Those of a gradient penalty, which take the plain loop."""
     given = problem(cell, units=5)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
     running = None if padding is None else torch.tensor(paddings(3, 5)[padding])
     found = []
     for run, dtype in ((fused.unroll, torch.float32), (reference, torch.float64)):
@@ -500,15 +500,15 @@ def test_the_kernel_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "unroll", lambda *a, **o: ran.append("cpu") or plain(*a, **o))
     layer, x = LSTM(3, 4), torch.randn(2, 3, 3)
     for wanted, expected in {"auto": ["cpu"], "cpu": ["cpu"], "reference": []}.items():
-        monkeypatch.setenv("LAPSE_KERNEL", wanted)
+        monkeypatch.setenv("LAPSE_ENGINE", wanted)
         ran.clear()
         layer(x)
         assert ran == expected
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
     with pytest.raises(LapseError, match="computes in float32, and was given float64"):
         layer.double()(x.double())
-    monkeypatch.setenv("LAPSE_KERNEL", "fastest")
-    with pytest.raises(LapseError, match="LAPSE_KERNEL=fastest is unknown"):
+    monkeypatch.setenv("LAPSE_ENGINE", "fastest")
+    with pytest.raises(LapseError, match="LAPSE_ENGINE=fastest is unknown"):
         layer(x.double())
 
 
@@ -517,14 +517,14 @@ def test_a_layer_can_ask_for_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     fast = fused.unroll
     monkeypatch.setattr(fused, "unroll", lambda *a, **o: ran.append("cpu") or fast(*a, **o))
     x = torch.randn(2, 3, 3)
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
-    LSTM(3, 4, kernel="reference")(x)
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
+    LSTM(3, 4, engine="reference")(x)
     assert ran == []
-    monkeypatch.setenv("LAPSE_KERNEL", "reference")
-    LSTM(3, 4, kernel="cpu")(x)
+    monkeypatch.setenv("LAPSE_ENGINE", "reference")
+    LSTM(3, 4, engine="cpu")(x)
     assert ran == ["cpu"]
     with pytest.raises(LapseError, match=r"kernel=cpu asks .* given float64"):
-        LSTM(3, 4, kernel="cpu").double()(x.double())
+        LSTM(3, 4, engine="cpu").double()(x.double())
     with pytest.raises(LapseError, match="kernel='fastest' is unknown"):
         LSTM(3, 4, kernel="fastest")
 
@@ -551,7 +551,7 @@ def test_without_a_compiler_layers_run_and_say_so_once(monkeypatch: pytest.Monke
         torch.testing.assert_close(layer(x, masks=masks)[0], expected)
         layer(x)
     assert len(caught) == 1
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
     with pytest.raises(LapseError, match="which can't run here: lapse was installed without"):
         layer(x)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import catalog
 import lapse
-from lapse.core.cells import Weights, unroll
+from lapse.core.cells import unroll
 from lapse.core.drawing import draw, draw_rows
 from lapse.core.errors import LapseError
 from lapse.core.forms import FORMS
@@ -27,6 +27,7 @@ from lapse.core.noise import Term, collect, parse, text_of
 from lapse.core.plan import GATES, check_rows, plan
 from lapse.core.rules import AXES, CELLS, LAWS, SCALES, SITES, check, warn_of_forgetting
 from lapse.core.schedule import Schedule
+from lapse.core.weights import Weights
 from strategies import GATE_SITES, legal_terms, written_legally
 
 PROFILE = settings(max_examples=150, deadline=None, derandomize=True, database=None)

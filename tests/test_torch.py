@@ -18,10 +18,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
 import lapse
-from lapse.core import masks as drawing
+from lapse.core import drawing
 from lapse.core.cells import unroll
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 from lapse.core.weights import from_torch
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import (

@@ -52,7 +52,7 @@ def test_autocast_types_results_by_the_rule_of_nn_lstm(
 @in_every_module
 def test_autocast_takes_half_a_model_in_half_precision(ours: type, kernel: str) -> None:
     """Inputs, states and weights of other types than one another, as what stands around gives."""
-    layer = ours(7, 5, noise=NOISE.replace("BFG", "BF"), kernel=kernel)
+    layer = ours(7, 5, noise=NOISE.replace("BFG", "BF"), engine=engine)
     masks, x = layer.draw_masks(3, 9), torch.randn(9, 3, 7)
     exact = flat(layer(x, masks=masks))
     with torch.autocast("cpu", torch.bfloat16):
@@ -64,7 +64,7 @@ def test_autocast_takes_half_a_model_in_half_precision(ours: type, kernel: str) 
             close(result, wanted, torch.bfloat16)
 
 
-@pytest.mark.parametrize("options", [{"kernel": "cpu"}, {"kernel": "reference"}], ids=str)
+@pytest.mark.parametrize("options", [{"engine": "cpu"}, {"engine": "reference"}], ids=str)
 @in_every_module
 def test_a_layer_takes_the_state_that_it_gave(ours: type, options: dict) -> None:
     """As a decoder does its encoder's."""
@@ -104,7 +104,7 @@ def test_autocast_leaves_float64_as_it_is() -> None:
 @in_half
 @in_every_module
 def test_modules_in_half_precision_run_on_the_kernel(ours: type, dtype: torch.dtype) -> None:
-    layer = ours(7, 5, noise=NOISE.replace("BFG", "BF"), kernel="cpu", dtype=dtype)
+    layer = ours(7, 5, noise=NOISE.replace("BFG", "BF"), engine="cpu", dtype=dtype)
     x = torch.randn(9, 3, 7, dtype=dtype, requires_grad=True)
     masks = layer.draw_masks(3, 9)
     found = flat(layer(x, masks=masks))

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import lapse
+from lapse.backends.torch.drawing import draw_seed
 from lapse.core import masks
 from lapse.core.noise import collect
 from lapse.torch import Embedding
-from lapse.torch.drawing import draw_seed
 
 IDS = torch.from_numpy(np.random.default_rng(0).integers(0, 31, size=(7, 63)))
 

@@ -115,7 +115,7 @@ def test_exported_programs_compute_what_the_module_does(
 @in_every_module
 def test_exported_programs_without_the_kernel_scan(ours: type, call: tuple) -> None:
     """Of any length: a loop would have been written down for as many steps as the sample has."""
-    options = {"bidirectional": True, "noise": "s:.3@BTF>prev", "kernel": "reference"}
+    options = {"bidirectional": True, "noise": "s:.3@BTF>prev", "engine": "reference"}
     check_program(made(ours, options, call), call, "scan")
 
 
@@ -211,6 +211,6 @@ def test_onnx_in_training_is_refused_in_words(ours: type, tmp_path: Path) -> Non
 
 @in_every_module
 def test_onnx_where_the_kernel_is_asked_for_is_refused_in_words(ours: type, tmp_path: Path) -> None:
-    module = ours(5, 7, kernel="cpu").eval()
+    module = ours(5, 7, engine="cpu").eval()
     with pytest.raises(torch.onnx.OnnxExporterError, match="ONNX has no operator for it"):
         torch.onnx.export(module, (torch.randn(6, 3, 5),), tmp_path / "module.onnx", verbose=False)

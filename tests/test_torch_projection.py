@@ -13,7 +13,7 @@ import catalog
 import lapse
 from lapse import LapseError, PlainLoopWarning
 from lapse.core import cells
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import assert_close, flat, gradients, pair
 
@@ -115,7 +115,7 @@ def test_the_plain_loop_runs_it_and_says_so() -> None:
     layer = LSTM(7, 5, proj_size=3)
     assert "it has no projection of h" in lapse.explain(layer)
     with pytest.raises(LapseError, match="it has no projection of h"):
-        LSTM(7, 5, proj_size=3, kernel="cpu")(torch.zeros(9, 3, 7))
+        LSTM(7, 5, proj_size=3, engine="cpu")(torch.zeros(9, 3, 7))
 
 
 def test_the_oracle_takes_a_projection_in_numpy() -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import catalog
-from lapse.core.cells import Weights, unroll
-from lapse.core.weights import from_torch, to_torch
+from lapse.core.weights import Weights, from_torch, to_torch, unroll
 
 CELLS = (catalog.LSTM, catalog.GRU, catalog.SIMPLE_RNN)  # those that PyTorch has
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 import catalog
 from catalog import Cell, Problem, distance
-from lapse.core import cells
-from lapse.core import masks as drawing
-from lapse.core.cells import Weights
-from lapse.core.plan import Coins, Masks
-from lapse.core.weights import from_torch
-from lapse.torch import GRU, LSTM, RNN, plain
-from lapse.torch.plain import LIBRARY
+from lapse.backends.torch import BACKEND
+from lapse.core import cells, drawing
+from lapse.core.masks import Coins, Masks
+from lapse.core.weights import Weights, from_torch
+from lapse.torch import GRU, LSTM, RNN
 
 PAIRS = {"LSTM": (LSTM, nn.LSTM), "GRU": (GRU, nn.GRU), "SimpleRNN": (RNN, nn.RNN)}
 MODULES = (LSTM, GRU, RNN)
@@ -120,7 +118,7 @@ def tensor(mask: Any, dtype: Any) -> Any:
 
 
 def reference(cell: str, x: Tensor, weights: Weights, masks: Masks, **options: Any) -> Any:
-    return cells.unroll(cell, x, weights, plain.floats(masks, x), library=LIBRARY, **options)
+    return cells.unroll(cell, x, weights, BACKEND.numbers(masks, x), backend=BACKEND, **options)
 
 
 def masks_of(cell: Cell, noise: Any, given: Problem, packed: bool = False, seed: int = 1) -> Masks:
@@ -128,7 +126,7 @@ def masks_of(cell: Cell, noise: Any, given: Problem, packed: bool = False, seed:
     batch, timesteps, features = given.x.shape
     units = given.weights.recurrent_kernel.shape[0]
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    return drawing.draw(catalog.quiet_plan(noise, cell), seed, **sizes, packed=packed)
+    return drawing.draw(plan(noise, cell), seed, **sizes, compact=compact)
 
 
 # Stacks of layers.

@@ -1,9 +1,10 @@
-"""What a layer does with its noise, in words, and which kernel runs it and why."""
+"""What a layer does with its noise, in words, and which engine runs it and why."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lapse.core import masks
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term
 from lapse.core.plan import GATES, Plan, Source
@@ -25,12 +26,15 @@ _WHERE = {
     "s": "the hidden state, as it is carried and put out",
     "state": "all carried states, with one coin",
 }
+_USUAL = (32, 100)  # samples and timesteps of a batch, for the choice of an engine
 _ALONG = {"B": "sample", "F": "feature", "G": "gate", "I": "row", "O": "column"}
 
 
 def explain(layer: Any) -> str:
-    """What a recurrent layer of lapse really does: for each noise what it acts on, with a mask of
-    which shape, drawn how often and scaled how; and which kernel runs the layer, and why.
+    """What a recurrent layer of lapse does, in words.
+
+    For each noise it says what it acts on, with a mask of which shape, drawn how often and scaled
+    how; and which engine runs the layer, and why.
 
     Args:
         layer: of `lapse.torch`, or of `lapse.keras` once it is built.
@@ -38,14 +42,10 @@ def explain(layer: Any) -> str:
     Raises:
         LapseError: for anything else.
     """
-    # Here, so that `import lapse` loads neither NumPy nor the kernels.
-    from lapse.kernels.cpu import instruction_set
-    from lapse.kernels.dispatch import decide
-
     if not hasattr(layer, "plans"):
         raise LapseError(
-            f"{type(layer).__name__} is no recurrent layer of lapse; explain takes an LSTM, GRU, "
-            "RNN or SimpleRNN of lapse.torch or lapse.keras."
+            f"{type(layer).__name__} is not a recurrent layer of lapse; explain takes an LSTM, "
+            "GRU, RNN or SimpleRNN of lapse.torch or lapse.keras."
         )
     plans, lines = layer.plans(), []
     if isinstance(layer.noise, dict):
@@ -59,11 +59,20 @@ def explain(layer: Any) -> str:
         said, *of_terms = _of_layer(type(layer).__name__, *plans[0])
         lines += [said, *_of_stack(layer), *of_terms]
     try:
-        kernel, why, _ = decide(layer.obstacle(), layer.kernel)
+        return "\n".join([*lines, *_of_engines(layer)])
     except LapseError as error:
         return "\n".join([*lines, f"Can't run: {error}"])
-    name = f"the C++ kernel ({instruction_set()})" if kernel == "cpu" else "the plain loop"
-    return "\n".join([*lines, f"Runs on {name}, for {why}."])
+
+
+def _of_engines(layer: Any) -> list[str]:
+    """Which engine runs the layer, and which a single step in evaluation where that differs."""
+    usual, short = layer.choice(*_USUAL, training=True), layer.choice(1, 1, training=False)
+    lines = [f"Runs on {usual.engine.title}, because {usual.why}."]
+    if short.engine is not usual.engine:
+        lines.append(
+            f"A single step in evaluation runs on {short.engine.title}, because {short.why}."
+        )
+    return lines
 
 
 def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:
@@ -94,7 +103,6 @@ def _of_stack(layer: Any) -> list[str]:
 
 
 def _of_term(one: Source, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
-    from lapse.core import masks
 
     term = one.term
     rate, scale = term.probability, term.factor

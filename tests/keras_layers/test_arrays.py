@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from keras import ops
 from keras_support import BACKEND, array, compiled
+from lapse.core.planned import planned
 
 from lapse.core import masks
-from lapse.core.arrays import NUMPY
+from lapse.core.numpy_backend import NUMPY
 from lapse.core.philox import NumpyWords, philox
-from lapse.core.planned import planned
 from lapse.keras import arrays
 from test_philox import KNOWN_ANSWERS
 

@@ -16,11 +16,12 @@ from keras_support import BACKEND, quietly
 
 import catalog
 import lapse.keras
-from catalog import GRU_RESET_BEFORE, LAYERS, Cell, quiet_plan
-from lapse.core import masks as drawing
+from catalog import GRU_RESET_BEFORE, LAYERS, Cell, 
+from lapse.backends.torch import BACKEND
+from lapse.core import drawing
 from lapse.core.cells import NUMPY, Library, Weights, unroll
-from lapse.core.plan import STATES, Masks
-from lapse.torch.plain import LIBRARY
+from lapse.core.masks import Masks
+from lapse.core.plan import STATES
 from strategies import in_parts, lengths, noises, share, sizes
 from torch_support import compare, doubled, on_torch, weighed
 
@@ -218,7 +219,7 @@ def masks_of(call: Call, number: int) -> list[Masks]:
     """What each layer has in a call, the first or the second: numbers of float32, in any layer."""
     rates = call.options["dropout"], call.options["recurrent_dropout"]
     gates = "G" if rates[1] else ""
-    plan = quiet_plan(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
+    plan = plan(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
     if not (call.training or call.masks_given):
         return [drawing.expected(plan)] * len(call.reverse)
     return [

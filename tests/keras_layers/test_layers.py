@@ -49,12 +49,10 @@ from catalog import (
     distance,
     frozen_masks,
     legal,
-    quiet_plan,
 )
 from lapse import LapseError
-from lapse.core import forms
-from lapse.core import masks as drawing
-from lapse.core.plan import Masks
+from lapse.core import drawing, forms
+from lapse.core.masks import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -95,7 +93,7 @@ KERNEL = pytest.mark.parametrize("kernel", ["auto", "reference"])
 EVALUATED = [
     (cell, noise)
     for cell, noise in BACKEND_CASES
-    if EVERY_CASE or any(drawing.expected(quiet_plan(noise_of(noise), cell))) or cell == LSTM
+    if EVERY_CASE or any(drawing.expected(plan(noise_of(noise), cell))) or cell == LSTM
 ]
 
 
@@ -212,7 +210,7 @@ def test_outputs_are_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> N
 
 @pytest.mark.parametrize(("cell", "noise"), PLAIN_CASES, ids=ids(PLAIN_CASES))
 def test_those_of_the_plain_loop_are_too(cell: Cell, noise: str) -> None:
-    are_the_oracle_s(cell, noise, kernel="reference")
+    are_the_oracle_s(cell, noise, engine="reference")
 
 
 def are_the_oracle_s(cell: Cell, noise: str, **options: Any) -> None:
@@ -235,8 +233,8 @@ def test_evaluation_is_the_oracle_s_with_the_expected_masks(
 ) -> None:
     """Terms that scale at evaluation, and zoneout's mean step, are easily left out there."""
     given = problem(cell)
-    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, kernel=kernel))
-    y, _ = oracle(cell, given, drawing.expected(quiet_plan(noise_of(noise), cell)))
+    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, engine=engine))
+    y, _ = oracle(cell, given, drawing.expected(plan(noise_of(noise), cell)))
     close(layer(given.x), y)
 
 
@@ -297,7 +295,7 @@ def test_sizes_of_one_are_not_taken_for_shared_axes(cell: Cell, sizes: tuple) ->
 def test_noise_and_padding_together(cell: Cell, kernel: str) -> None:
     given = problem(cell, batch=len(PADDING))
     noise = EVERYWHERE + " " + PER_STEP
-    layer = given.give(lapse_layer(cell, noise, return_sequences=True, kernel=kernel))
+    layer = given.give(lapse_layer(cell, noise, return_sequences=True, engine=engine))
     masks = frozen_masks(cell, noise, given.x, UNITS)
     outputs = array(layer(given.x, mask=RUNNING, training=True, masks=on_backend(masks)))
     expected, _ = oracle(cell, given, masks, running=RUNNING)
@@ -369,7 +367,7 @@ def _drawn_cases() -> list[tuple[Cell, str]]:
     patterns: dict[Any, tuple[Cell, str]] = {}
     for text in TERMS:
         if legal(LSTM, text):
-            for term in quiet_plan(text, LSTM).terms:
+            for term in plan(text, LSTM).terms:
                 kinds = tuple((axis.kind, axis.name) for axis in term.axes.values())
                 patterns.setdefault((term.law, kinds, term.site in "WU"), (LSTM, text))
     return [*dict.fromkeys(patterns.values()), *((cell, EVERYWHERE) for cell in (GRU, SIMPLE_RNN))]
@@ -380,7 +378,7 @@ def test_drawn_masks_are_numpy_s(cell: Cell, noise: str) -> None:
     seed = 5 | 3 << 32
     noise = noise_of(noise)
     layer = problem(cell).give(lapse_layer(cell, noise))
-    made = quiet_plan(noise, cell)
+    made = plan(noise, cell)
     found = array(compiled(lambda: layer.draw_masks(BATCH, TIMESTEPS, seed=seed))())
     expected = drawing.draw(made, seed, **SIZES)
     laws = {slot: {draw.term.law for draw in draws} for slot, draws in made.slots}
@@ -398,7 +396,7 @@ def test_a_layer_that_goes_backwards_has_a_stream_of_its_own(cell: Cell) -> None
     seed = 2**63 + 1
     layer = problem(cell).give(lapse_layer(cell, "x:0.5@BTF", go_backwards=True))
     found = array(layer.draw_masks(BATCH, TIMESTEPS, seed=seed).x)
-    made = quiet_plan("x:0.5@BTF", cell)
+    made = plan("x:0.5@BTF", cell)
     np.testing.assert_array_equal(found, drawing.draw(made, seed, **SIZES, direction=1).x)
     assert (found != drawing.draw(made, seed, **SIZES).x).any()
 
@@ -420,7 +418,7 @@ def test_every_form_is_in_the_cases() -> None:
 
 
 def test_a_saved_layer_keeps_its_kernel() -> None:
-    layer = lapse_layer(LSTM, kernel="reference")
+    layer = lapse_layer(LSTM, engine="reference")
     assert type(layer).from_config(layer.get_config()).kernel == "reference"
 
 

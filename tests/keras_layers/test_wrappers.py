@@ -29,7 +29,7 @@ from keras_support import (
 )
 
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance
-from lapse.core import masks as drawing
+from lapse.core import drawing
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)

@@ -1,4 +1,4 @@
-"""The frameworks whose arrays engines take, a file each; all answer what `engines.Framework` asks."""
+"""The frameworks whose arrays engines take; each answers what `engines.Framework` asks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from importlib import import_module
 
 from lapse.engines import Framework
 
-FRAMEWORKS = ("torch", "jax", "tensorflow")
-
 
 def named(name: str) -> Framework:
-    """The backend of a framework, which is imported then."""
+    """The backend of "torch", "jax" or "tensorflow", which is imported only then."""
     backend: Framework = import_module(f"lapse.backends.{name}").BACKEND
     return backend

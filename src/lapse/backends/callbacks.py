@@ -6,6 +6,7 @@ calls is found again. `into` holds the arrays to write to, where the framework h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from lapse.core import drawing
 from lapse.core.masks import Masks, to_arrays
 from lapse.core.numpy_backend import NUMPY
+from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import named
 from lapse.engines.cpu.drawing import FAST_NUMPY
@@ -37,8 +39,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """`Fused.backward` of an engine, on NumPy arrays; of what is not used, it is given no gradient.
-    """
+    """`Fused.backward` of an engine, on NumPy arrays; None stands for gradients of 0."""
 
     engine: str
     flags: Flags
@@ -77,6 +78,12 @@ def _fused(name: str) -> Fused:
 def _array(value: Any) -> Any:
     """NumPy's view of a framework's array, in the same memory."""
     return None if value is None else np.asarray(value)
+
+
+def known_words(seed: Any) -> Sequence[int]:
+    """The words of a seed as numbers, where it is known."""
+    words = drawing.seed_words(seed)
+    return words if isinstance(words, tuple) else [int(word) & WORD for word in np.asarray(words)]
 
 
 def draw(plan: Plan, seed: Any, **sizes: Any) -> Masks:

@@ -15,8 +15,8 @@ from rich.table import Table
 from lapse.bench import machine, report
 from lapse.bench.run import Row, run
 from lapse.core.errors import LapseError
+from lapse.engines.cpu.extension import extension
 from lapse.files import ready, write_whole
-from lapse.kernels.cpu import extension
 
 FOLDER = Path("benchmarks/results")
 

@@ -83,10 +83,10 @@ def error(layer: Any, x: Any) -> float:
     from keras import ops
 
     import lapse.torch
+    from lapse.backends.torch import BACKEND
     from lapse.bench.check import worst
-    from lapse.core.cells import Weights
-    from lapse.core.plan import Masks
-    from lapse.core.weights import to_torch
+    from lapse.core.masks import Masks
+    from lapse.core.weights import Weights, to_torch
 
     masks = layer.draw_masks(*x.shape[:2], seed=3)
     dy = np.random.default_rng(2).normal(size=(*x.shape[:2], layer.units)).astype(np.float32)
@@ -98,7 +98,7 @@ def error(layer: Any, x: Any) -> float:
     terms = list(layer.plan.terms)
     twin = getattr(lapse.torch, layer.kind)(x.shape[2], layer.units, noise=terms, **exact)
     leaves = [double(x), *map(double, layer.get_weights())]
-    weights = to_torch(layer.kind, Weights(*leaves[1:]), concatenate=torch.cat)
+    weights = to_torch(layer.cell_name, Weights(*leaves[1:]), BACKEND)
     names = [name for name, _ in twin.named_parameters()]
     given = {"masks": Masks(*(mask if mask is None else double(mask) for mask in masks))}
     by_name = dict(zip(names, weights, strict=True))

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import lapse
-from lapse.kernels.cpu import extension, instruction_set
-from lapse.torch.memory import pool
+from lapse.backends.torch.arrays import TorchArrays
+from lapse.engines.cpu.extension import extension, instruction_set
 
 PACKAGES = ("torch", "keras", "jax", "tensorflow", "tensorflow-cpu", "numpy")
 BUSY = 0.5
@@ -53,7 +53,7 @@ def multiply_adds(operations: float) -> None:
     They touch registers only: nothing that loads a number can be faster.
     """
     one = extension().multiply_adds(instruction_set(), 1, 1, 0)
-    threads, parallel_for = pool()
+    threads, parallel_for = TorchArrays().threads()
     rounds = round(operations / one / threads)
     extension().multiply_adds(instruction_set(), rounds, threads, parallel_for)
 

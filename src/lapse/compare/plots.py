@@ -23,7 +23,7 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lapse.compare.result import Comparison, Row, Run
-from lapse.core.masks import draw
+from lapse.core.drawing import draw
 from lapse.core.plan import GATES, Masks, plan
 
 STEPS, FEATURES, UNITS = 20, 12, 12

@@ -29,7 +29,7 @@ from lapse.compare.placements import Placement
 from lapse.compare.result import Run
 from lapse.compare.training import Classifier, Settings, parts, step, train
 from lapse.core.errors import LapseError
-from lapse.kernels.cpu import extension
+from lapse.engines.cpu.extension import extension
 
 _DECIDES_NOTHING = (  # about the numbers of a run: it times or reports, or trains something else
     "bench/",

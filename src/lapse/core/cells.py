@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lapse.core.backend import Backend
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 from lapse.core.numpy_backend import NUMPY
 from lapse.core.plan import GATES, STATES
 from lapse.core.weights import Weights

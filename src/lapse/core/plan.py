@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -52,6 +52,10 @@ class Plan:
         """The terms, in the order of the slots."""
         found = dict.fromkeys(source for _, sources in self.slots for source in sources)
         return tuple(source.term for source in found)
+
+    def alone(self, slot: str) -> Plan:
+        """The same with one slot."""
+        return replace(self, slots=tuple(one for one in self.slots if one[0] == slot))
 
     @property
     def gates(self) -> int:

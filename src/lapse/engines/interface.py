@@ -1,18 +1,20 @@
 """What an engine is: one way to run a layer. `choice.py` has the list of them.
 
-A call carries all that an engine needs to run a layer, or to say why it can't. Adding an engine is a
-folder with a subclass of `Engine`, or of `fused.Fused` if it brings a backward pass, and its place in
-the list; front-ends and backends stay as they are.
+A call carries all that an engine needs to run a layer, or to say why it can't. A new engine is a
+folder with a subclass of `Engine`, or of `fused.Fused` if it has a backward pass of its own, and a
+place in the list. Front-ends and backends stay as they are.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from lapse.core.backend import Backend
 from lapse.core.masks import Coins, Masks, Redrawn
+from lapse.core.noise import Term
 from lapse.core.plan import Plan
 from lapse.core.weights import TorchWeights, Weights, from_torch, to_torch
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from lapse.engines.layer import Flags, Inputs
 
 Again = Callable[[], Any] | None
+Function = TypeVar("Function", bound=Callable)
 
 
 class Framework(Backend):
@@ -47,6 +50,24 @@ class Framework(Backend):
     @abstractmethod
     def transform(self, call: Call) -> str | None:
         """What a transform of the framework asks of a call beyond its values and gradients."""
+
+    compiles_engines: ClassVar[bool] = True  # whether XLA can compile graphs that call engines
+
+    def as_written(self, function: Function) -> Function:
+        """Keeps the framework from rewriting a function that a graph is made of."""
+        return function
+
+    def exporting(self) -> bool | None:
+        """Whether a graph is written down to run without lapse; None where nobody can tell."""
+        return None
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Sets the framework's own generators for a while, where layers may draw from them."""
+        return nullcontext()
+
+    def wants_gradient(self, array: Any) -> bool:
+        """Whether the gradient of an array may be asked for, where a framework can tell."""
+        return False
 
     @abstractmethod
     def differentiable(
@@ -78,6 +99,10 @@ class Framework(Backend):
     def draw_in_graph(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
         """The same, for graphs that must run without lapse."""
         return self.draw(plan, seed, **sizes)
+
+    @abstractmethod
+    def draw_rows(self, terms: Sequence[Term], seed: Any, **sizes: Any) -> Any:
+        """The mask of an embedding table; see `drawing.draw_rows`, also for the sizes."""
 
     def numbers(self, masks: Masks, like: Any) -> Masks:
         """Masks as arrays of the type, and on the device, of another array."""
@@ -150,9 +175,9 @@ class Engine(ABC):
         """Why the engine is chosen where it can run."""
         return "nothing prevents it"
 
-    def draw(self, backend: Framework, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        """The masks of one training call, as `unroll` takes them."""
-        return backend.draw(plan, seed, **sizes)
+    def draw(self, call: Call, seed: Any, **sizes: Any) -> Masks:
+        """The masks of one training call, as `unroll` takes them; see `Framework.draw`."""
+        return call.backend.draw(call.plan, seed, **sizes)
 
     @abstractmethod
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:

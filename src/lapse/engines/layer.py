@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     x: (batch, timesteps, features).
     kernel, recurrent_kernel: (features, gates*units), (units, gates*units).
     bias: (gates*units,), for GRU with reset_after that of what n reads of h behind it.
-    h0, c0: (batch, units), zeros where they are None; c0 is LSTM's.
+    h0, c0: (batch, units), None for zeros; only LSTM has c0, and then both or neither is given.
     running: (batch, timesteps) booleans, False where a step is padding.
     x_mask, h_mask: (batch or 1, timesteps or 1, gates or 1, width), float32, or uint8 of 0 and 1.
     slots: the same without the axis of gates, in the order of `SLOTS`.
@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
         whole: list[Any] = [None] * (_FIELDS + _SLOTS)
         for place, array in zip(places, arrays, strict=True):
             whole[place] = array
-        return cls(*whole[:_FIELDS], whole[_FIELDS:])
+        return cls._make([*whole[:_FIELDS], whole[_FIELDS:]])
 
 
 _FIELDS, _SLOTS = len(Inputs._fields) - 1, len(SLOTS["LSTM"])
@@ -71,9 +71,12 @@ _FIELDS, _SLOTS = len(Inputs._fields) - 1, len(SLOTS["LSTM"])
 class Results(NamedTuple):
     """What `forward` gives.
 
-    The last h and c (batch, units), all h and all c (timesteps, batch, units), what backward needs,
-    (timesteps, batch, parts*units), and all outputs (timesteps, batch, units). Where there is no c,
-    both are empty; so are outputs that are the same as h, see `writes_outputs`.
+    last_h, last_c: (batch, units), the last states.
+    h, c: (timesteps, batch, units), the states after each step.
+    saved: (timesteps, batch, parts*units), what backward needs.
+    y: (timesteps, batch, units), the outputs, as `cells.unroll` gives them; empty where they are h.
+
+    Cells without c have an empty last_c and c.
     """
 
     last_h: Any
@@ -133,5 +136,10 @@ def gradient_shapes(
 
 
 def writes_outputs(inputs: Inputs) -> bool:
-    """Whether outputs differ from h: by their mask, or in padding before the first real step."""
-    return inputs.slots[-1] is not None or (inputs.running is not None and inputs.h0 is not None)
+    """Whether outputs are an array of their own; otherwise they are h.
+
+    They differ from h where they have a mask. In padding before the first real step they differ
+    too, because the output is 0 and h is the initial state.
+    """
+    padded_with_states = inputs.running is not None and inputs.h0 is not None
+    return inputs.slots[-1] is not None or padded_with_states

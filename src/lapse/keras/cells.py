@@ -14,10 +14,10 @@ from keras import ops
 
 from lapse.core import cells
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks, check_masks
-from lapse.keras import arrays
-from lapse.keras.kept import call_context
-from lapse.keras.noisy import Noisy
+from lapse.core.masks import Masks, check_masks
+from lapse.keras.backend import BACKEND, activations, draw, next_seed, weights
+from lapse.keras.noise_arguments import Noisy
+from lapse.keras.private import call_context
 
 
 class _Cell(Noisy):
@@ -34,7 +34,7 @@ class _Cell(Noisy):
             if "T" in term.axes:
                 raise LapseError(
                     f"{term} draws a mask per step, and a cell doesn't know which step it is at; "
-                    f"write lapse.keras.{self.kind}(..., noise='{term}')."
+                    f"write lapse.keras.{self.cell_name}(..., noise='{term}')."
                 )
 
     def draw_masks(self, batch: Any, seed: Any = None) -> Masks:
@@ -45,9 +45,9 @@ class _Cell(Noisy):
             seed: a whole number in [0, 2**64); by default the next one of the cell's own
                 `keras.random.SeedGenerator`.
         """
-        return arrays.draw(
-            self.planned,
-            arrays.next_seed(self.seed_generator) if seed is None else seed,
+        return draw(
+            self.plan,
+            next_seed(self.seed_generator) if seed is None else seed,
             self.compute_dtype,
             batch=batch,
             timesteps=1,
@@ -78,13 +78,14 @@ class _Cell(Noisy):
         """
         nested = isinstance(states, (list, tuple))
         y, state = cells.unroll(
-            self.kind,
+            self.cell_name,
             ops.cast(inputs[:, None], self.compute_dtype),
-            arrays.weights(self),
+            weights(self),
             self._masks(inputs, self.draws(inputs, training, keep_noise), masks),
             initial_state=tuple(states) if nested else (states,),
             reset_after=getattr(self, "reset_after", True),
-            library=arrays.library(self, arrays.once),
+            **activations(self),
+            backend=BACKEND,
         )
         return y[:, 0], list(state) if nested else state[0]
 
@@ -100,7 +101,7 @@ class _Cell(Noisy):
             )
             return given
         if not (training and self.plan.slots):
-            return self.planned.expected
+            return self.plan.expected
         of_the_sequence = self._context().get(self._name)
         return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
@@ -130,18 +131,18 @@ class _Cell(Noisy):
 class LSTMCell(_Cell, keras.layers.LSTMCell):
     """`keras.layers.LSTMCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "LSTM"
+    cell_name = "LSTM"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class GRUCell(_Cell, keras.layers.GRUCell):
     """`keras.layers.GRUCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "GRU"
+    cell_name = "GRU"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class SimpleRNNCell(_Cell, keras.layers.SimpleRNNCell):
     """`keras.layers.SimpleRNNCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "SimpleRNN"
+    cell_name = "SimpleRNN"

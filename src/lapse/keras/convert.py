@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
-from lapse.core import masks
-from lapse.core.errors import LapseError
+from lapse.core.errors import LapseError, outside
 from lapse.core.forms import KerasDropout
-from lapse.core.noise import Term, collect, parse
+from lapse.core.noise import Term, collect, text_of
+from lapse.core.plan import Plan, expected_rows
 from lapse.keras import cells, dropout, layers
-from lapse.keras.kept import KeepsNoise
-from lapse.keras.staying import refusal, staying
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.unconverted import refusal, unconverted
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
@@ -53,7 +53,7 @@ def convert(model: Any, noise: Any = None) -> Any:
         LapseError: for a subclassed model, for what is no layer, for noise that one of the layers
             can't have, and where there is none to have it.
     """
-    text = " ".join(map(str, collect(noise)))
+    text = text_of(collect(noise))
     takes_noise = False
 
     def exchanged(config: Config) -> Config:
@@ -70,7 +70,7 @@ def convert(model: Any, noise: Any = None) -> Any:
         return {**config, **found}
 
     made = _copy(model, exchanged)
-    left = "; ".join(staying(made))
+    left = "; ".join(unconverted(made))
     if text and not takes_noise:
         raise LapseError(
             f"{model.name} has no recurrent layer and no cell of Keras's that could take the noise "
@@ -78,7 +78,7 @@ def convert(model: Any, noise: Any = None) -> Any:
             "where the layer is made."
         )
     if left:
-        warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=2)
+        warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=outside())
     return made
 
 
@@ -103,15 +103,15 @@ def to_native(model: Any) -> Any:
             return config
         kind, inner = config["class_name"], dict(config["config"])
         if kind in _KINDS:
-            made = _KINDS[kind].from_config(inner).planned
+            made: Plan = _KINDS[kind].from_config(inner).plan
             if any(factor is not None for factor in made.expected):
-                _refuse(inner["name"], made.plan.terms)
-            inner.update(_rates(parse(made.text)))
-        if kind == "Embedding" and masks.expected_rows(collect(inner["noise"])) != 1:
+                _refuse(inner["name"], made.terms)
+            inner.update(_rates(made.terms))
+        if kind == "Embedding" and expected_rows(collect(inner["noise"])) != 1:
             _refuse(inner["name"], collect(inner["noise"]))
         if kind in ("Dropout", "TimestepDropout"):
             kind, inner = "Dropout", _shared(inner)
-        for added in ("noise", "kernel", *(["seed"] if kind == "Embedding" else [])):
+        for added in ("noise", "engine", *(["seed"] if kind == "Embedding" else [])):
             inner.pop(added, None)
         found = {"module": "keras.layers", "class_name": kind, "registered_name": None}
         return {**config, **found, "config": inner}
@@ -121,14 +121,14 @@ def to_native(model: Any) -> Any:
 
 def _refuse(name: str, terms: tuple[Term, ...]) -> None:
     raise LapseError(
-        f"{name} has the noise {' '.join(map(str, terms))}, which acts in evaluation too; Keras's "
+        f"{name} has the noise {text_of(terms)}, which acts in evaluation too; Keras's "
         "own layer has no such thing. Train without it to convert the model."
     )
 
 
 def _rates(terms: tuple[Term, ...]) -> Config:
     """`dropout` and `recurrent_dropout` for noise that is just these two in Keras; else nothing."""
-    rates = {term.site: masks.rate_of(term) for term in terms}
+    rates = {term.site: term.probability for term in terms}
     if not rates.keys() <= {"x", "h"}:
         return {}
     dropout, recurrent = rates.get("x", 0.0), rates.get("h", 0.0)

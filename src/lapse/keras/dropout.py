@@ -15,17 +15,17 @@ from keras import ops
 
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term
-from lapse.core.planned import Planned, planned
-from lapse.keras import arrays
-from lapse.keras.kept import KeepsNoise
-from lapse.keras.noisy import check_rate
+from lapse.core.plan import Plan, plan
+from lapse.keras.backend import draw, next_seed
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.noise_arguments import check_rate
 
 
 class _Drop(KeepsNoise):
     """In front of a Keras dropout layer: draws the masks of `term`, a term at the site x."""
 
     term: Term
-    planned: Planned
+    plan: Plan
     seed_generator: Any
     compute_dtype: str
 
@@ -33,7 +33,7 @@ class _Drop(KeepsNoise):
         check_rate(rate, type(self).__name__)
         super().__init__(rate, *args, **kwargs)  # type: ignore[call-arg]
         self.term = Term("x", rate, over, scale=scale)
-        self.planned = planned(self.term, "LSTM")
+        self.plan = plan(self.term, "LSTM")
 
     @property
     def noisy(self) -> bool:
@@ -56,15 +56,15 @@ class _Drop(KeepsNoise):
         if not self.noisy:
             return inputs
         if not self.draws(inputs, training, keep_noise):
-            factor = self.planned.expected.x
+            factor = self.plan.expected.x
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
         batch, *between, features = shape if len(shape) > 1 else (*shape, 1)
         # Not -1, which nobody can tell for an empty batch.
         inputs = ops.reshape(inputs, (batch, reduce(mul, between, 1), features))
-        drawn = arrays.draw(
-            self.planned,
-            arrays.next_seed(self.seed_generator),
+        drawn = draw(
+            self.plan,
+            next_seed(self.seed_generator),
             self.compute_dtype,
             batch=batch,
             timesteps=ops.shape(inputs)[1],

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lapse.backends.torch import private
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 
 
 class CallError(LapseError, RuntimeError):
@@ -29,7 +30,7 @@ def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
             f"({axes}, {module.input_size}) with at least one timestep."
         )
     kind = module.weight_ih_l0.dtype
-    if x.dtype != kind and not torch._C._is_any_autocast_enabled():
+    if x.dtype != kind and not private.autocast():
         raise CallError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
             f"Convert input: input.to({kind}), or convert model: model.to({x.dtype})."
@@ -109,7 +110,7 @@ def checked_states(
             f"{' and '.join(map(str, dict.fromkeys(needed)))}."
         )
     types = {part.dtype for part in parts}
-    if types != {dtype} and not torch._C._is_any_autocast_enabled():
+    if types != {dtype} and not private.autocast():
         raise CallError(
             f"hx has the types {', '.join(map(str, types))}, and the input {dtype}; write "
             f"hx.to({dtype})."

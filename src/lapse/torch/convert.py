@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lapse.core import masks
 from lapse.core.errors import LapseError, outside
-from lapse.torch.classes import OURS, THEIRS, checked, checked_back, no_such, replaced
+from lapse.core.plan import expected_rows
+from lapse.torch.convert_classes import OURS, THEIRS, checked, checked_back, no_such, replaced
 from lapse.torch.embedding import Embedding
-from lapse.torch.modules import GRU, LSTM, RNN
+from lapse.torch.modules import DERIVED, GRU, LSTM, RNN
 
-_ADDED = ("recurrent_dropout", "generator", "kernel", "noise", "_between", "_ones", "terms")
+_ADDED = ("recurrent_dropout", "generator", "engine", "noise", "terms", *DERIVED)
 
 
 def convert(
@@ -155,5 +155,5 @@ def to_native(
 
 def _acts_in_evaluation(module: Any) -> bool:
     if isinstance(module, Embedding):
-        return masks.expected_rows(module.terms) != 1
-    return any(factor is not None for one in module._ones for factor in one.noise.expected)
+        return expected_rows(module.terms) != 1
+    return any(factor is not None for one in module.sublayers() for factor in one.plan.expected)

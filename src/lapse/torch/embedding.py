@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lapse.core import masks
-from lapse.core.noise import collect
-from lapse.torch.drawing import draw_seed
+from lapse.backends.torch.drawing import draw_rows, new_seed
+from lapse.core.noise import collect, text_of
+from lapse.core.plan import check_rows, expected_rows
 
 
 class Embedding(nn.Embedding):
@@ -36,10 +36,10 @@ class Embedding(nn.Embedding):
         **kwargs: Any,
     ) -> None:
         terms = collect(noise)
-        masks.check_rows(terms)
+        check_rows(terms)
         super().__init__(*args, **kwargs)
         self.terms = terms
-        self.noise = " ".join(map(str, terms))
+        self.noise = text_of(terms)
         self.generator = generator
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,14 +54,9 @@ class Embedding(nn.Embedding):
         """Looks up rows: (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
         rows: Tensor = super().forward(input)
         if not (self.training and self.terms):
-            return rows * masks.expected_rows(self.terms)
-        kept = torch.from_numpy(
-            masks.draw_rows(
-                self.terms,
-                draw_seed(self.generator).tolist(),
-                batch=len(input),
-                vocabulary=self.num_embeddings,
-            )
-        ).to(rows)
+            return rows * expected_rows(self.terms)
+        seed = new_seed(self.generator)
+        kept = draw_rows(self.terms, seed, batch=len(input), vocabulary=self.num_embeddings)
+        kept = kept.to(rows)
         sample = torch.arange(len(input), device=input.device) % len(kept)
         return rows * kept[sample.view(-1, *[1] * (input.dim() - 1)), input][..., None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from lapse.backends.torch import autograd, drawing, private
 from lapse.backends.torch.arrays import TorchArrays
 from lapse.backends.torch.operators import Settings
 from lapse.core.masks import Masks
+from lapse.core.noise import Term
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework, choice
 from lapse.engines.interface import Again
@@ -23,8 +26,15 @@ for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_lo
 class Torch(TorchArrays, Framework):
     """Runs engines as operators, with PyTorch's autograd."""
 
+    own_kernels = {  # by cell and activation, None for tanh
+        ("LSTM", None): private.lstm,
+        ("GRU", None): private.gru,
+        ("SimpleRNN", None): private.rnn_tanh,
+        ("SimpleRNN", torch.relu): private.rnn_relu,
+    }
+
     def like(self, array: Any, other: Any) -> Any:
-        return array if array.dtype == other.dtype and array.device == other.device else array.to(other)
+        return array.to(other)
 
     def broadcast(self, array: Any, shape: Any) -> Any:
         return array.expand(shape)
@@ -45,6 +55,15 @@ class Torch(TorchArrays, Framework):
             return "it has no derivatives in forward mode"
         return None
 
+    def exporting(self) -> bool:
+        return torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            yield
+
     def wants_gradient(self, array: Any) -> bool:
         return bool(array.requires_grad)
 
@@ -59,6 +78,9 @@ class Torch(TorchArrays, Framework):
 
     def draw(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
         return drawing.draw(plan, seed, **sizes)
+
+    def draw_rows(self, terms: Sequence[Term], seed: Any, **sizes: Any) -> Any:
+        return drawing.draw_rows(terms, seed, **sizes)
 
 
 BACKEND = Torch()

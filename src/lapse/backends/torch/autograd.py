@@ -145,8 +145,7 @@ operators.layer.register_autograd(_backward_operator, setup_context=_setup_opera
 
 
 class _Direct(torch.autograd.Function):
-    """`operators.layer` without what PyTorch does around operators, which can take as long as it.
-    """
+    """`operators.layer` without the overhead of operators, which can take as long as it does."""
 
     @staticmethod
     def forward(settings: Settings, again: Sequence[Again], *arrays: Tensor) -> tuple:

@@ -13,7 +13,7 @@ from lapse.backends.torch import private
 from lapse.backends.torch.vmap import in_turn
 from lapse.core import drawing
 from lapse.core.masks import Coins, Masks, Redrawn, changes, from_arrays, outlines, to_arrays
-from lapse.core.noise import parse
+from lapse.core.noise import Term, parse, text_of
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan, plan
 from lapse.engines.cpu.drawing import FastNumpy
@@ -111,16 +111,22 @@ def _(
 draw_slots.register_vmap(in_turn(draw_slots))
 
 
+def draw_rows(terms: Sequence[Term], seed: Any, *, batch: int, vocabulary: int) -> Tensor:
+    """`drawing.draw_rows`, also in a graph."""
+    seed = words(seed)
+    if private.direct(seed):
+        sizes = {"batch": batch, "vocabulary": vocabulary}
+        drawn = drawing.draw_rows(terms, seed.tolist(), **sizes, backend=ON_THREADS)
+        return torch.from_numpy(drawn)
+    return _draw_rows(text_of(terms), seed, batch, vocabulary)  # type: ignore[no-any-return]
+
+
 @torch.library.custom_op("lapse::draw_rows", mutates_args=())
-def draw_rows(noise: str, seed: Tensor, batch: int, vocabulary: int) -> Tensor:
-    """The mask of an embedding table, from terms as text; see `drawing.draw_rows`."""
-    drawn = drawing.draw_rows(
-        parse(noise), seed.tolist(), batch=batch, vocabulary=vocabulary, backend=ON_THREADS
-    )
-    return torch.from_numpy(drawn)
+def _draw_rows(noise: str, seed: Tensor, batch: int, vocabulary: int) -> Tensor:
+    return draw_rows(parse(noise), seed, batch=batch, vocabulary=vocabulary)
 
 
-@draw_rows.register_fake
+@_draw_rows.register_fake
 def _(noise: str, seed: Tensor, batch: int, vocabulary: int) -> Tensor:
     samples = batch if any("B" in term.axes for term in parse(noise)) else 1
     return torch.empty((samples, vocabulary), dtype=torch.float32)

@@ -14,8 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 DropoutModule = _DropoutNd  # the base of nn.Dropout and its relatives
 
-lstm, gru = torch._VF.lstm, torch._VF.gru  # type: ignore[attr-defined]
-rnn_tanh, rnn_relu = torch._VF.rnn_tanh, torch._VF.rnn_relu  # type: ignore[attr-defined]
+lstm, gru = torch._VF.lstm, torch._VF.gru
+rnn_tanh, rnn_relu = torch._VF.rnn_tanh, torch._VF.rnn_relu
 
 
 def constant(function: Callable) -> Callable:

@@ -17,9 +17,11 @@ def in_turn(operator: Callable) -> Callable:
     def mapped(info: Any, dimensions: tuple, *arguments: Any) -> tuple:
         def of(turn: int) -> list:
             def part(argument: Any, dimension: Any) -> Any:
+                if dimension is None:
+                    return argument
                 if isinstance(argument, (list, tuple)):
                     return list(map(part, argument, dimension))
-                return argument if dimension is None else argument.select(dimension, turn)
+                return argument.select(dimension, turn)
 
             return list(map(part, arguments, dimensions))
 

@@ -32,9 +32,12 @@ class Cpu(Fused):
         backend = call.backend
         if (device := backend.device(call.x)) != "cpu":
             return f"the input is on the device {device}"
-        for array in (call.x, *call.weights, *(call.masks or ()), *(call.initial_state or ())):
-            if hasattr(array, "dtype") and (dtype := backend.dtype(array)) not in _COMPUTED:
+        masks = [mask for mask in call.masks or () if hasattr(mask, "dtype")]
+        for array in (call.x, *call.weights, *masks, *(call.initial_state or ())):
+            if array is not None and (dtype := backend.dtype(array)) not in _COMPUTED:
                 return f"they compute in float32, and were given {dtype}"
+        if any(map(backend.wants_gradient, masks)):
+            return "they have no gradients for masks"
         if call.weights[-1] is not None:  # last in both layouts
             return "they have no projection of h"
         if call.activation is not None or call.recurrent_activation is not None:

@@ -17,6 +17,7 @@ from lapse.engines.layer import (
     gradient_shapes,
     parts,
     result_shapes,
+    writes_outputs,
 )
 
 
@@ -27,16 +28,10 @@ def forward(
     scales: Sequence[float],
     into: Results | None = None,
 ) -> Results:
-    """Runs a cell over whole sequences.
-
-    Args:
-        scales: what the masks of x, of h and the slots are multiplied by, where they are uint8.
-        into: the arrays to write to, row after row in memory; new ones by default.
-    """
+    """Takes and gives what `Fused.forward` does."""
     check(memory, flags, inputs)
     cell, _, reverse = flags
-    x, h0 = inputs.x, inputs.h0
-    shapes = result_shapes(flags, inputs)
+    x, shapes = inputs.x, result_shapes(flags, inputs)
     made = into or Results(*(memory.empty(x, shape) for shape in shapes))
     run(
         memory,
@@ -45,7 +40,7 @@ def forward(
         (inputs.kernel, inputs.recurrent_kernel),
         (inputs.x_mask, inputs.h_mask, *inputs.slots),
         scales,
-        {"bias": inputs.bias, "h0": h0, "c0": inputs.c0, "running": inputs.running},
+        {"bias": inputs.bias, "h0": inputs.h0, "c0": inputs.c0, "running": inputs.running},
         {"h": made.h, "c": made.c, "saved": made.saved, "y": made.y},
     )
     last = 0 if reverse else -1
@@ -63,29 +58,17 @@ def backward(
     results: Results,
     dlast_h: Any,
     dlast_c: Any,
-    dh: Any,
+    dy: Any,
     *,
     of_x: bool,
     columns_first: bool,
     into: Gradients | None = None,
 ) -> Gradients:
-    """The gradients of what a layer read.
-
-    Args:
-        inputs, scales: what `forward` was given, but for the bias.
-        results: h, c and saved of what it gave.
-        dlast_h, dlast_c: (batch, units), of the last states; None where there is none.
-        dh: (timesteps, batch, units), of all h, or of the outputs that a mask makes of them.
-        of_x: whether to give that of x.
-        columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's weights
-            lie in memory, for the two kernels.
-        into: as for `forward`.
-    """
+    """Takes and gives what `Fused.backward` does."""
     h, c, saved = results.h, results.c, results.saved
-    given = {"h": h, "c": c, "saved": saved, "dh": dh, "dlast_h": dlast_h, "dlast_c": dlast_c}
+    given = {"h": h, "c": c, "saved": saved, "dy": dy, "dlast_h": dlast_h, "dlast_c": dlast_c}
     check(memory, flags, inputs, given)
-    x, h0 = inputs.x, inputs.h0
-    shapes = gradient_shapes(flags, inputs, of_x, columns_first)
+    x, shapes = inputs.x, gradient_shapes(flags, inputs, of_x, columns_first)
     found = into or Gradients(*(memory.empty(x, shape) for shape in shapes))
     kernels = found.kernel, found.recurrent_kernel
     for gradient, last in ((found.h0, dlast_h), (found.c0, dlast_c)):
@@ -97,9 +80,13 @@ def backward(
         (inputs.kernel, inputs.recurrent_kernel),
         (inputs.x_mask, inputs.h_mask, *inputs.slots),
         scales,
-        {"h0": h0, "c0": inputs.c0, "h": h, "c": c, "saved": saved, "running": inputs.running},
+        {
+            **{"h0": inputs.h0, "c0": inputs.c0, "running": inputs.running},
+            **{"h": h, "c": c, "saved": saved},
+        },
         {"dbias": found.bias, "dh0": found.h0, "dc0": found.c0},
-        dh=None if dh is None else dh.swapaxes(0, 1),
+        dh=None if dy is None else dy.swapaxes(0, 1),
+        dh_of_y=writes_outputs(inputs),
         dx=found.x if of_x else None,
         dkernels=tuple(one.T for one in kernels) if columns_first else kernels,
     )
@@ -115,7 +102,7 @@ def check(
         results: for backward, what forward returned and the gradients of it, by name.
     """
     cell, reset_after, _ = flags
-    x, c0 = inputs.x, inputs.c0
+    x, h0, c0 = inputs.x, inputs.h0, inputs.c0
     (batch, timesteps, features), units = x.shape, inputs.recurrent_kernel.shape[0]
     gates = len(GATES[cell])
     numbers, factors = (memory.float32,), (memory.float32, memory.uint8)
@@ -123,7 +110,7 @@ def check(
         ("kernel", inputs.kernel, (features, gates * units), numbers),
         ("recurrent_kernel", inputs.recurrent_kernel, (units, gates * units), numbers),
         ("bias", inputs.bias, (parts(cell, reset_after) * units,), numbers),
-        ("h0", inputs.h0, (batch, units), numbers),
+        ("h0", h0, (batch, units), numbers),
         ("c0", c0, (batch, units), numbers),
         ("x", x, (batch, timesteps, features), numbers),
         ("running", inputs.running, (batch, timesteps), (memory.bool,)),
@@ -135,14 +122,16 @@ def check(
             if mask is not None
         ),
     ]
-    if (c0 is None) == (cell == "LSTM"):
+    if cell == "LSTM" and (h0 is None) != (c0 is None):
+        alone, missing = ("h0", "c0") if c0 is None else ("c0", "h0")
         raise LapseError(
-            f"c0 is {'missing' if c0 is None else 'given'}: the {cell} kernel needs "
-            f"{'it' if c0 is None else 'none'}."
+            f"{alone} is given without {missing}; an LSTM needs both, or neither for zeros."
         )
+    if cell != "LSTM" and c0 is not None:
+        raise LapseError(f"c0 is given, which a {cell} does not have; give None.")
     if results is not None:
         states, last = (timesteps, batch, units), (batch, units)
-        of_h = {"h": states, "dh": states, "dlast_h": last}
+        of_h = {"h": states, "dy": states, "dlast_h": last}
         of_c = {"c": states, "dlast_c": last} if cell == "LSTM" else {"c": (0,), "dlast_c": (0,)}
         saved = {"saved": (timesteps, batch, parts(cell, reset_after) * units)}
         sizes: dict[str, tuple[int, ...]] = {**of_h, **of_c, **saved}

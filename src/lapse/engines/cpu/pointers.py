@@ -27,20 +27,22 @@ def run(
     made: dict[str, Any],
     *,
     dh: Any = None,
+    dh_of_y: bool = False,
     dx: Any = None,
     dkernels: Any = (None, None),
 ) -> None:
-    """Calls the kernels; backward where there are `dkernels`.
+    """Calls the C++ kernels; backward where `dkernels` are given.
 
     Args:
         kernels: kernel and recurrent_kernel, with any strides; so are their gradients.
         masks: of x, of h, and the slots, as `layer.Inputs` has them.
-        scales: what the bytes of each of them are multiplied by.
+        scales: what the bytes of each mask are multiplied by.
         given, made: what else is read and written, by the names in `csrc/recurrent.h`.
+        dh_of_y: whether dh is the gradient of y, not of h.
     """
     dense = {name: memory.dense(array) for name, array in given.items() if array is not None}
     dense |= made
-    names = ("bias", "c0", "c", "y", "dh0", "dc0", "dbias", "running")
+    names = ("bias", "h0", "c0", "c", "y", "dh0", "dc0", "dbias", "running")
     x, dh = _side_by_side(memory, x), _side_by_side(memory, dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = memory.threads()
@@ -56,10 +58,11 @@ def run(
         timesteps=timesteps,
         batch=batch,
         features=features,
-        units=dense["h0"].shape[1],
+        units=kernels[1].shape[0],
         reverse=reverse,
         x=_place(memory, x),
         dh=_place(memory, dh),
+        dh_of_y=dh_of_y,
         dx=_place(memory, dx),
         threads=threads,
         of_units=shares_units(batch, sum(math.prod(one.shape) for one in kernels), threads),

@@ -1,7 +1,7 @@
 """PyTorch's own fused call, with the masks that it allows folded in around it.
 
-It runs on any device that PyTorch has a recurrent kernel for: cuDNN, MIOpen, MPS, oneDNN. Masks on x
-and y multiply before and after the call, masks on W and U multiply the weights, and so does a mask on
+It runs on any device that PyTorch has a recurrent kernel for: cuDNN, MIOpen, MPS, oneDNN. Masks on
+x and y multiply before and after the call. Masks on W and U multiply the weights; so does a mask on
 h that is the same for all samples and steps.
 """
 

@@ -15,18 +15,12 @@ from lapse.core.plan import GATES
 from lapse.core.weights import TorchWeights, Weights, to_torch
 from lapse.engines.interface import Call
 
-_FUNCTIONS: dict[tuple[str, Callable | None], Callable] = {
-    ("LSTM", None): torch._VF.lstm,  # type: ignore[attr-defined]
-    ("GRU", None): torch._VF.gru,  # type: ignore[attr-defined]
-    ("SimpleRNN", None): torch._VF.rnn_tanh,  # type: ignore[attr-defined]
-    ("SimpleRNN", torch.relu): torch._VF.rnn_relu,  # type: ignore[attr-defined]
-}
 _NO_MASKS = Masks()
 
 
 def impossible(call: Call) -> str | None:
     """What about a call prevents PyTorch's kernel, in words; None if nothing does."""
-    if call.recurrent_activation is not None or (call.cell, call.activation) not in _FUNCTIONS:
+    if call.recurrent_activation is not None or _function(call) is None:
         return "its activations are tanh and sigmoid"
     if call.x.device.type == "meta":
         return "the input is on the device meta"
@@ -37,7 +31,7 @@ def impossible(call: Call) -> str | None:
 
 def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Takes and gives what `Engine.unroll` does."""
-    function, x = _FUNCTIONS[call.cell, call.activation], call.x
+    function, x = _function(call), call.x
     if masks == _NO_MASKS:
         weights, y_mask = call.torch_weights(), None
     else:
@@ -57,6 +51,11 @@ def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
     return y, tuple(part[0] for part in last)
 
 
+def _function(call: Call) -> Any:
+    backend: Any = call.backend
+    return backend.own_kernels.get((call.cell, call.activation))
+
+
 def _zeros(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
     batch, gates = len(call.x), len(GATES[call.cell])
     h = call.x.new_zeros(batch, weights.weight_hh.shape[1])
@@ -68,7 +67,7 @@ def _zeros(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
 
 
 def _folded(call: Call, masks: Masks) -> tuple[Tensor, TorchWeights, Any]:
-    """The input and the weights with masks in them, and the mask of y, (batch, timesteps, units)."""
+    """The input and the weights with masks in them, and (batch, timesteps, units) the mask of y."""
     gates, stored = len(GATES[call.cell]), call.keras_weights()
     x, kernel = call.x, drop(stored.kernel, masks.W)
     recurrent = drop(stored.recurrent_kernel, masks.U)
@@ -94,14 +93,16 @@ def _packed(
     function: Callable, x: Tensor, lengths: Tensor, state: tuple[Tensor, ...], rest: tuple
 ) -> tuple[Tensor, list[Tensor]]:
     packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    first = [part.index_select(1, packed.sorted_indices) for part in state]
+    order: Any = packed.sorted_indices
+    first = [part.index_select(1, order) for part in state]
     data, *last = function(
         packed.data, packed.batch_sizes, first if len(first) > 1 else first[0], *rest
     )
     y, _ = pad_packed_sequence(
         PackedSequence(data, *packed[1:]), batch_first=True, total_length=x.shape[1]
     )
-    return y, [part.index_select(1, packed.unsorted_indices) for part in last]
+    back: Any = packed.unsorted_indices
+    return y, [part.index_select(1, back) for part in last]
 
 
 def _turned(values: Tensor, lengths: Tensor | None) -> Tensor:

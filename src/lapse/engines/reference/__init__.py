@@ -6,8 +6,7 @@ from typing import Any
 
 from lapse.core.cells import unroll
 from lapse.core.masks import Masks
-from lapse.core.plan import Plan
-from lapse.engines.interface import Call, Engine, Framework
+from lapse.engines.interface import Call, Engine
 
 
 class Reference(Engine):
@@ -19,8 +18,8 @@ class Reference(Engine):
     def obstacle(self, call: Call) -> None:
         return None
 
-    def draw(self, backend: Framework, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        return backend.draw_in_graph(plan, seed, **sizes)
+    def draw(self, call: Call, seed: Any, **sizes: Any) -> Masks:
+        return call.backend.draw_in_graph(call.plan, seed, **sizes)
 
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
         return unroll(

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from lapse.keras.backend import BACKEND
+
 
 class KeepsNoise:
     """Mixin in front of a Keras layer that draws noise.
@@ -27,7 +29,7 @@ class KeepsNoise:
 
     def draws(self, inputs: Any, training: Any, keep_noise: bool = False) -> bool:
         """Whether a call with these arguments draws noise."""
-        if keras.backend.backend() == "torch" and str(inputs.device) == "meta":
+        if BACKEND.device(inputs) == "meta":
             return False  # Keras asks for shapes, with tensors that hold no numbers
         return bool(training or keep_noise or self.keep_noise)
 
@@ -46,11 +48,3 @@ def _is_symbolic(given: Any) -> bool:
     if isinstance(given, (list, tuple)):
         return any(_is_symbolic(part) for part in given)
     return bool(keras.utils.is_keras_tensor(given))
-
-
-def call_context(layer: Any) -> Any:
-    """What belongs to the outermost call that a layer is part of, `training` among it."""
-    context = layer._get_call_context()
-    if "training" not in vars(context):  # every call notes it, so asking has opened this one
-        layer._maybe_reset_call_context()
-    return context

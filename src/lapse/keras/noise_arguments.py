@@ -8,10 +8,10 @@ from typing import Any
 
 from lapse.core.errors import LapseError
 from lapse.core.forms import KerasDropout
-from lapse.core.noise import collect
-from lapse.core.plan import Plan
-from lapse.core.planned import Planned, planned
-from lapse.keras.kept import KeepsNoise
+from lapse.core.noise import collect, text_of
+from lapse.core.plan import Plan, plan
+from lapse.core.rules import warn_of_forgetting
+from lapse.keras.keep_noise import KeepsNoise
 
 
 class Noisy(KeepsNoise):
@@ -19,11 +19,10 @@ class Noisy(KeepsNoise):
 
     Attributes:
         noise: what was given as `noise=`, as text; saved with the layer.
-        planned: all noise, that of `dropout=` and `recurrent_dropout=` with it.
-        plan: its slots.
+        plan: of all noise, that of `dropout=` and `recurrent_dropout=` with it.
     """
 
-    kind: str  # "LSTM", "GRU" or "SimpleRNN"
+    cell_name: str  # "LSTM", "GRU" or "SimpleRNN"
 
     def __init__(self, *args: Any, noise: Any = None, **kwargs: Any) -> None:
         # Keras clips rates out of range without a word, so they are read before it sees them.
@@ -32,14 +31,12 @@ class Noisy(KeepsNoise):
         for name, rate in rates.items():
             check_rate(rate, type(self).__name__, name)
         added = collect(noise)
-        made = planned([KerasDropout(**rates), *added], self.kind)
+        terms = collect([KerasDropout(**rates), *added])
+        made = plan(terms, self.cell_name)
         super().__init__(*args, **kwargs)
-        self.noise = " ".join(map(str, added))
-        self.planned: Planned = made
-
-    @property
-    def plan(self) -> Plan:
-        return self.planned.plan
+        self.noise = text_of(added)
+        self.plan: Plan = made
+        warn_of_forgetting(terms, self.cell_name)
 
     @property
     def noisy(self) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from lapse.keras.kept import KeepsNoise
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.private import layers_inside
 
 _RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 _CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
@@ -24,10 +25,10 @@ def refusal(config: dict[str, Any]) -> str | None:
     return None
 
 
-def staying(model: Any) -> list[str]:
+def unconverted(model: Any) -> list[str]:
     """The layers that a converted model still has of Keras's, each with the reason."""
     found, hidden = [], _inside_keras(model)
-    for layer in model._flatten_layers():
+    for layer in layers_inside(model):
         if id(layer) in hidden:
             continue
         for part in _parts(layer, alone=layer is model):
@@ -41,9 +42,9 @@ def _inside_keras(model: Any) -> set[int]:
     """Layers that Keras's own make for themselves, as attention makes a Dropout layer."""
     return {
         id(inner)
-        for layer in model._flatten_layers()
+        for layer in layers_inside(model)
         if type(layer).__module__.startswith("keras.") and not _holds_others(layer)
-        for inner in layer._flatten_layers(include_self=False)
+        for inner in layers_inside(layer, include_self=False)
     }
 
 

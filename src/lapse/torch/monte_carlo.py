@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
+from lapse.backends.torch import private
 from lapse.core.errors import LapseError
 from lapse.torch.embedding import Embedding
 from lapse.torch.modules import GRU, LSTM, RNN
@@ -56,7 +56,7 @@ def mc_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def _noisy(module: nn.Module) -> bool:
-    if isinstance(module, _DropoutNd):
+    if isinstance(module, private.DropoutModule):
         return bool(module.p)
     if isinstance(module, (LSTM, GRU, RNN)):
         return any(plan.slots for plan, _ in module.plans())

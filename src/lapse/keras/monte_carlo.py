@@ -12,7 +12,9 @@ import numpy as np
 from keras import layers
 
 from lapse.core.errors import LapseError
-from lapse.keras.kept import KeepsNoise, call_context
+from lapse.keras.backend import BACKEND
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.private import call_context, layers_inside, seed_generators
 
 _STOCK = (
     *(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
@@ -54,7 +56,7 @@ def mc_dropout(model: keras.Layer) -> Iterator[None]:
         raise LapseError(
             f"{model.name} is not built yet, so not all of its layers are there; call it once."
         )
-    everything = model._flatten_layers()
+    everything = layers_inside(model)
     noisy = [layer for layer in everything if _noisy(layer)]
     if not noisy:
         raise LapseError(
@@ -134,10 +136,10 @@ def drawing(
                 f"{type(part).__name__} was given as an input, and its samples must be the same in "
                 "each pass; give arrays or tensors, or lists or dictionaries of these."
             )
-    everything = model._flatten_layers()
+    everything = layers_inside(model)
     recurrent = [one for one in everything if isinstance(one, layers.RNN) and one.stateful]
     states = keras.tree.flatten([one.states for one in recurrent])
-    generators = {id(one): one for layer in everything for one in layer._seed_generators}
+    generators = {id(one): one for layer in everything for one in seed_generators(layer)}
 
     def draw() -> np.ndarray:
         with _put_back(states):
@@ -161,22 +163,9 @@ def _seeded(generators: list[keras.random.SeedGenerator], seed: int | None) -> I
         return
     # Half of the words, for on some backends a seed is a signed number.
     first, *words = np.random.SeedSequence(seed).generate_state(1 + len(generators)) >> 1
-    with _put_back([one.state for one in generators]), _torch_seeded(int(first)):
+    with _put_back([one.state for one in generators]), BACKEND.seeded(int(first)):
         for generator, word in zip(generators, words, strict=True):
             generator.state.assign(np.array([word, 0], generator.state.dtype))
-        yield
-
-
-@contextmanager
-def _torch_seeded(seed: int) -> Iterator[None]:
-    """On the torch backend, Keras's Dropout layers without a seed draw from PyTorch's generator."""
-    if keras.backend.backend() != "torch":
-        yield
-        return
-    import torch
-
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
         yield
 
 
