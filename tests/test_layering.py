@@ -39,7 +39,9 @@ TOP = {  # the same for the modules beside the folders, of all of lapse
     "cli": {"bench.console", "compare.console", "core.errors", "core.forms"},
     "explain": {"core.errors", "core.masks", "core.noise", "core.plan"},
     "files": {"core.errors"},
-    "predict": {"core.errors", "keras.mc", "torch.mc", "uncertainty"},  # after asking whose it is
+    "predict": {  # the two front-ends once it is known whose model it is
+        *("core.errors", "keras.monte_carlo", "torch.monte_carlo", "uncertainty"),
+    },
     "uncertainty": {"core.errors"},
 }
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
@@ -49,7 +51,7 @@ PUBLIC = {
     "lapse",
     "lapse.torch",
     "lapse.keras",
-    "lapse.engines.cpu",
+    "lapse.engines.cpu.extension",
     *(f"lapse.core.{name}" for name in CORE),
     *(f"lapse.{name}" for name in TOP if name != "cli"),
 }
@@ -161,10 +163,7 @@ def test_front_ends_do_not_know_each_other(file: Path) -> None:
     found = modules(file)
     other = {"torch": "lapse.keras", "keras": "lapse.torch"}[file.relative_to(ROOT).parts[0]]
     above = (other, "lapse.compare", "lapse.cli", "lapse.explain", "lapse.predict")
-    # On its torch backend, Keras has PyTorch anyway, and runs the same engines.
-    beside = {f"lapse.torch.{name}" for name in ("fused", "drawing", "memory")}
-    allowed = beside if file.name == "on_torch.py" else set()
-    assert not [module for module in found - allowed if module.startswith(above)]
+    assert not [module for module in found if module.startswith(above)]
     if other == "lapse.keras":
         tops = {module.partition(".")[0] for module in found}
         assert not tops & {"keras", "tensorflow", "jax"}
@@ -188,13 +187,26 @@ def test_importing_the_engines_loads_no_framework() -> None:
     assert not loaded_by("import lapse.engines") & FRAMEWORKS
 
 
+@files("backends")
+def test_backends_know_one_framework_each(file: Path) -> None:
+    """Who has only JAX must not need TensorFlow; and no backend knows a front-end."""
+    own = file.relative_to(ROOT / "backends").parts[0].removesuffix(".py")
+    for module in modules(file):
+        top = module.partition(".")[0]
+        assert (
+            top in sys.stdlib_module_names
+            or top in ("numpy", own)
+            or module.startswith(("lapse.core", "lapse.engines", "lapse.backends"))
+        )
+
+
 @files("compare", "bench")
 def test_comparing_uses_the_public_front_ends(file: Path) -> None:
     """What is measured must be what a user gets."""
     own = f"lapse.{file.relative_to(ROOT).parts[0]}"
-    # The benchmark's floor is what PyTorch's threads can do.
-    beside = {"lapse.torch.memory"} if (own, file.name) == ("lapse.bench", "machine.py") else set()
-    allowed = PUBLIC | beside
+    # The bench measures PyTorch's threads alone, too, and checks layers against the plain loop.
+    backends = {"lapse.backends.torch", "lapse.backends.torch.arrays"}
+    allowed = PUBLIC | backends if own == "lapse.bench" else PUBLIC
     for module in modules(file):
         if module.partition(".")[0] == "lapse" and not module.startswith(own):
             assert module in allowed, f"{file.name} imports {module}"
