@@ -17,6 +17,7 @@ import lapse
 from lapse.bench.report import markdown
 from lapse.cli import main as lapse_command
 from lapse.core.forms import FORMS
+from lapse.core.noise import text_of
 from lapse.core.rules import CELLS
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ which is 0 with probability 0.2.
 
 ## Other laws
 
-`~gauss`, `~uniform` and `~concrete` multiply by other numbers than a coin gives. With the scale
+`~gauss`, `~uniform` and `~concrete` multiply by other numbers than 0 and 1. With the scale
 `inv` a coin, `gauss` and `uniform` have mean 1 and variance rate / (1 - rate). The variance of
 `concrete` is 8.5 to 9.9 % smaller, most so at rate 0.5, because at its temperature of 0.1 some
 numbers lie between its two ends. Its mean is at most 0.2 % below 1 and, at rates near 1, up to
@@ -52,22 +53,18 @@ def forms() -> str:
     """One section a form."""
     sections = [
         "# The forms\n\nPublished dropout methods by name. `rate` is always the probability of "
-        "dropping. `src/lapse/noise.py` has the grammar of the terms, "
-        "`src/lapse/rules.py` the ten rules.\n",
+        "dropping. `src/lapse/core/noise.py` has the grammar of the "
+        "terms, `src/lapse/core/rules.py` the ten rules.\n",
         _TOGETHER,
     ]
     for form in FORMS:
         example = form(0.5, 0.5) if form is lapse.KerasDropout else form()
         sites = [term.site for term in example.terms]
-        cells = [
-            cell
-            for cell in ("LSTM", "GRU", "SimpleRNN")
-            if all(site in CELLS[cell] for site in sites)
-        ]
+        cells = [cell for cell, own in CELLS.items() if all(site in own for site in sites)]
         where = ", ".join(cells) if cells else "an embedding table"
         sections.append(
             f"## {form.__name__}\n\n{inspect.getdoc(form)}\n\n"
-            f"- as written: `{example!r}`\n- terms: `{' '.join(map(str, example.terms))}`\n"
+            f"- as written: `{example!r}`\n- terms: `{text_of(example.terms)}`\n"
             f"- for: {where}\n- paper: {form.paper}\n"
         )
     return "\n".join(sections)
