@@ -153,7 +153,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
         for direction in range(directions):
             own = {"features": features, "layer": layer, "direction": direction}
             drawn.append(
-                drawing.expected(made)
+                made.expected
                 if seed is None
                 else doubled(drawing.draw(made, seed, compact=True, **{**sizes, **own, **changed}))
             )
@@ -339,7 +339,7 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
     call = data.draw(kernel_calls(cell))
     sizes = {n: getattr(call, n) for n in ("batch", "timesteps", "features", "units", "bias")}
     numbers = rounded(problem(cell, **sizes, seed=call.seed), call.state)
-    masks = drawing.expected(plan(call.noise, cell.name))
+    masks = plan(call.noise, cell.name).expected
     if call.masks != "constants":
         masks = masks_of(cell, call.noise, numbers, packed=call.masks == "coins", seed=call.seed)
     running = None

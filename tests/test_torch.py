@@ -245,7 +245,7 @@ def test_evaluation_is_the_plain_layer_or_the_expectation(ours: type, name: str)
     x = torch.randn(9, 3, 7, dtype=torch.float64)
     found = flat(module(x))
     tolerance = catalog.TOLERANCE["float64"].values
-    constants = drawing.expected(module.plans()[0][0])
+    constants = module.plans()[0][0].expected
     if constants == Masks():
         assert_close(found, flat(plain(x)), tolerance)
         return

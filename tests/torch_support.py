@@ -28,6 +28,19 @@ in_every_pair = pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=
 in_every_module = pytest.mark.parametrize("ours", MODULES, ids=lambda module: module.__name__)
 
 
+def _has_bfloat16() -> bool:
+    """Whether PyTorch's LSTM runs in bfloat16 on this processor; oneDNN needs AVX-512 for it."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
+
+
+HAS_BFLOAT16 = _has_bfloat16()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """On tensors this small, threads spend their time waiting for each other."""

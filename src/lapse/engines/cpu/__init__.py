@@ -20,9 +20,7 @@ class Cpu(Fused):
 
     name = "cpu"
 
-    @property
-    def title(self) -> str:
-        return "the C++ kernels" + (f" ({instruction_set()})" if extension() else "")
+    title = "the C++ kernels" + (f" ({instruction_set()})" if extension() else "")
 
     def obstacle(self, call: Call) -> str | None:
         if extension() is None:
