@@ -161,7 +161,7 @@ def keras(cell: str, shape: Shape, threads: int) -> list[Row]:
 def startup_rows() -> list[Row]:
     """Seconds in a new Python process."""
     of_case: dict[str, Any] = {"what": "Startup", "case": "new Python process", "unit": "s"}
-    first = "first training step, with the import of lapse.torch and without that of PyTorch"
+    first = "first training step, including the import of lapse.torch but not of PyTorch"
     imported, stepped = (startup.seconds(p) for p in (startup.IMPORT, startup.FIRST_STEP))
     return [
         Row(**of_case, subject="import lapse", value=imported, required=0.2),

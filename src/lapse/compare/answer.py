@@ -83,7 +83,7 @@ def answer(table: Sequence[Row], runs: Sequence[Run], name: str) -> str:
 
 
 def best(table: Sequence[Row]) -> Row:
-    """The row that the answer names: the lowest validation loss, also if that is no dropout.
+    """The row with the lowest validation loss, which may be no dropout; the answer names it.
 
     Test losses play no part in the choice, because the lowest of them would be biased.
     """

@@ -115,9 +115,9 @@ def load(
     train = read_ts(path)
     if path.stem.lower().endswith("_train"):
         name = re.sub("train$", "test", path.stem, flags=re.IGNORECASE) + path.suffix
-        for beside in sorted(path.parent.iterdir()):
-            if beside.name.lower() == name.lower():
-                return _joined(path, train, beside, read_ts(beside))
+        for other in sorted(path.parent.iterdir()):
+            if other.name.lower() == name.lower():
+                return _joined(path, train, other, read_ts(other))
     return _split(path, train)
 
 

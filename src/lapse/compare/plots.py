@@ -42,7 +42,7 @@ _MASK_NAMES = ("kept", "dropped", "keeps its old value")
 _SITES = {"Input": "xW", "Output": "y"}  # every other slot is inside the recurrence
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _STYLE: Any = {
-    "text.parse_math": False,  # a $ in a name is no formula
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "font.size": 8.0,
     "text.color": _INK,
     "axes.edgecolor": _RULE,
@@ -99,7 +99,9 @@ def forest(comparison: Comparison) -> Figure:
     lines = [(row, source) for row, source in lines if source.difference is not None]
     left, right, above, below, pitch = 184, 134, 26, 40, 30
     height = above + pitch * len(lines) + below
-    figure = _figure("forest", height, "Test log-loss of each placement minus that of none")
+    figure = _figure(
+        "forest", height, "Difference of the test log-loss of each placement to no dropout"
+    )
     ax = _axes(figure, left, below, _WIDTH - left - right, pitch * len(lines))
     at_left = blended_transform_factory(figure.transFigure, ax.transData)
 

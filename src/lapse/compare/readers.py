@@ -65,8 +65,8 @@ def read_ts(path: Path) -> Sequences:
             dimensions = dimensions or len(cells)
             if not cells or len(cells) != dimensions:
                 raise LapseError(
-                    f"{where}: the class label comes after {len(cells)} dimensions, but it should "
-                    f"come after {dimensions or 'at least one'}; separate dimensions and label by "
+                    f"{where}: the number of dimensions before the class label is {len(cells)}, but "
+                    f"it should be {dimensions or 'at least 1'}; separate dimensions and label by "
                     f"':'."
                 )
             if label.strip() not in classes:
@@ -229,7 +229,10 @@ def _csv_roles(path: Path, header: list[str], named: dict[str, str | None]) -> l
         raise LapseError(f"{path} is empty or starts with an empty line; start with a header line.")
     known = ", ".join(shown(name) for name in header[:50])
     if "" in header or len(set(header)) < len(header):
-        raise LapseError(f"{path}: the column names {known} are not unique; name each differently.")
+        raise LapseError(
+            f"{path}: the column names are {known}, but they must be unique and not empty; rename "
+            "the columns."
+        )
     missing = [f"--{role}" for role, name in named.items() if name is None]
     if missing:
         raise LapseError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import lapse
 from lapse.kernels.cpu import extension
 
-_NO_EFFECT = (  # on the numbers of a run: what only reports or times, and what doesn't train here
+_NO_EFFECT = (  # on the numbers: code that reports or measures times, and the unused front-end
     "bench/",
     "keras/",
     "cli.py",
