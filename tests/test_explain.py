@@ -46,8 +46,10 @@ def test_both_arguments_of_keras() -> None:
         ("state:0.1@BT>prev", ["all carried states, with one coin", "(batch, timesteps, 1, 1)"]),
         ("x:0.4@BT[5]!none", ["0 with probability 0.4;", "in spans of 1 to 5 steps"]),
         ("x:0.4@BT/3", ["every 3 steps"]),
-        ("x:0.4@BF[2]", ["once per sequence, in spans of 1 to 2 features, independently for each sample,"]),
-        ("g:0.2@BTF~concrete", ["between 0 and 1 (concrete)", "near the lower one with probability 0.2",
+        ("x:0.4@BF[2]", ["once per sequence, in spans of 1 to 2 features, independently for each "
+                         "sample,"]),
+        ("g:0.2@BTF~concrete", ["between 0 and 1 (concrete)",
+                                "near the lower one with probability 0.2",
                                 "multiplied by 0.8"]),
         ("x:.5@BF x:.5@BF", ["the noise x:0.5@BF x:0.5@BF."]),
         ("h:0.4@BT~0.25F", ["anew with probability 0.25 at each step"]),
@@ -55,7 +57,8 @@ def test_both_arguments_of_keras() -> None:
                       "independently for each row, column", "(5, 20)"]),
         ("W:0.3@O", ["the kernel:", "(1, 20)"]),
         ("y:0.2@BF~gauss", ["the layer output", "numbers (gauss) of mean 1 and variance 0.25"]),
-        ("g:0.1@F", ["the candidate", "once per call, independently for each feature", "(1, 1, 1, 5)",
+        ("g:0.1@F", ["the candidate", "once per call, independently for each feature",
+                      "(1, 1, 1, 5)",
                      "multiplied by 0.9"]),
     ],
 )  # fmt: skip

@@ -39,6 +39,7 @@ TOP = {  # the same for the modules beside the folders, of all of lapse
     "cli": {"bench.console", "compare.console", "core.errors", "core.forms"},
     "explain": {"core.errors", "core.masks", "core.noise", "core.plan"},
     "files": {"core.errors"},
+    "machine": set(),
     "predict": {  # the two front-ends once it is known whose model it is
         *("core.errors", "keras.monte_carlo", "torch.monte_carlo", "uncertainty"),
     },
@@ -51,7 +52,7 @@ PUBLIC = {
     "lapse",
     "lapse.torch",
     "lapse.keras",
-    "lapse.engines.cpu.extension",
+    "lapse.engines.cpu.loading",
     *(f"lapse.core.{name}" for name in CORE),
     *(f"lapse.{name}" for name in TOP if name != "cli"),
 }

@@ -302,3 +302,8 @@ FORMS: tuple[type[Form], ...] = (
     SkipSteps,
     EmbeddingDropout,
 )
+
+
+def examples() -> tuple[Form, ...]:
+    """Each form at its default rates; KerasDropout, whose defaults drop nothing, at 0.5."""
+    return tuple(KerasDropout(0.5, 0.5) if form is KerasDropout else form() for form in FORMS)
