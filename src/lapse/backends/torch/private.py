@@ -14,8 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 DropoutModule = _DropoutNd  # the base of nn.Dropout and its relatives
 
-# PyTorch's own recurrent functions by cell and activation, None for tanh: over sequences, and of one
-# step. One step of an LSTM takes a third of the time of a sequence of length 1.
+# PyTorch's own recurrent functions by cell and activation, None for tanh: over sequences, and for
+# one step, which takes a third of the time of a sequence of length 1 (LSTM).
 SEQUENCES: dict[tuple[str, Callable | None], Callable] = {
     ("LSTM", None): torch._VF.lstm,
     ("GRU", None): torch._VF.gru,

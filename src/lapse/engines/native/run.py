@@ -68,7 +68,7 @@ def _one_step(
         h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
         state = (h, h)
     elif call.stacked:
-        state = [part.squeeze(0) for part in state]
+        state = tuple([part.squeeze(0) for part in state])
     if call.cell == "LSTM":
         last = function(x.squeeze(1), state, *weights[:4])
     else:
