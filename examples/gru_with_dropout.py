@@ -1,4 +1,4 @@
-"""A Dropout layer in front of a GRU that drops input features too, on sequences of any length."""
+"""A Dropout layer in front of a GRU that also drops input features; sequences of any length."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ model.add(GRU(units=512, return_sequences=True, dropout=0.5, input_shape=(None, 
 model.add(keras.layers.Dense(1))
 model.compile(optimizer="adam", loss="mse")
 
-# To learn: the sum so far of the first feature.
+# The target is the running sum of the first feature.
 x = np.random.default_rng(0).normal(size=(64, 10, features_size)).astype("float32")
 y = np.cumsum(x[..., :1], axis=1)
 

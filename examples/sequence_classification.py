@@ -1,4 +1,4 @@
-"""The classic: sequence classification with an LSTM, and dropout after it."""
+"""Sequence classification with an LSTM, and dropout after it."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from lapse.keras import LSTM, Dropout
 keras.utils.set_random_seed(1)
 max_features = 1024
 
-# To learn: two kinds of texts, whose words come from overlapping halves of the vocabulary.
+# Two classes of texts, with words from overlapping parts of the vocabulary.
 rng = np.random.default_rng(0)
 y = rng.integers(0, 2, size=800)
 x = rng.integers(0, 640, size=(800, 15)) + 384 * y[:, None]

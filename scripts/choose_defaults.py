@@ -1,10 +1,10 @@
-"""Chooses the defaults of `lapse compare` on the embedded data, by validation loss alone.
+"""Chooses the defaults of `lapse compare` on the embedded data, by validation loss only.
 
     python scripts/choose_defaults.py size      units and learning rate, without dropout
     python scripts/choose_defaults.py rates     a rate for each placement, at the default size
 
-The test sequences are trained neither on nor looked at, and the seeds are others than those of
-`lapse compare`. Prints Markdown; finished runs are kept in build/defaults and not repeated.
+The test sequences play no part in the choice, and `lapse compare` uses other seeds. Prints
+Markdown tables. Finished runs are stored in build/defaults and not repeated.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from statistics import mean
 from lapse.compare.data import Dataset, japanese_vowels
 from lapse.compare.placements import Placement
 from lapse.compare.result import Run
-from lapse.compare.study import Study, run
+from lapse.compare.study import Study
 from lapse.compare.training import Settings
+from lapse.compare.workers import run
 from lapse.core.forms import (
     Dropout,
     KerasDropout,
@@ -52,13 +53,13 @@ def main() -> None:
     """Runs one of the two searches and prints its table."""
     choice = sys.argv[1:]
     if choice not in (["size"], ["rates"]):
-        sys.exit("write: python scripts/choose_defaults.py size | rates")
+        sys.exit("usage: python scripts/choose_defaults.py size | rates")
     data = japanese_vowels()
     sizes(data) if choice == ["size"] else rates(data)
 
 
 def sizes(data: Dataset) -> None:
-    """Without dropout: where does the model fit the training part and no longer improve?"""
+    """Without dropout: at which size and learning rate does the model overfit?"""
     print("| units | learning rate | best validation | at the end | training at the end | epochs |")
     print("|---|---|---|---|---|---|")
     for units, learning_rate in product((32, 64, 100), (0.003, 0.01)):
@@ -92,13 +93,13 @@ def rates(data: Dataset) -> None:
 
 
 def search(data: Dataset, placements: list[Placement], settings: Settings) -> list[Run]:
-    """All placements under seeds that `lapse compare` doesn't use."""
+    """All placements, with seeds that `lapse compare` does not use."""
     study = Study(data, tuple(placements), SEEDS, settings, first_seed=FIRST_SEED)
     return run(study, FOLDER, show)
 
 
 def show(done: int, of: int, latest: Run) -> None:
-    """Progress, apart from the table on standard output."""
+    """Prints the progress to standard error, because standard output has the table."""
     print(f"\r{done} of {of}", end="", file=sys.stderr, flush=True)
 
 

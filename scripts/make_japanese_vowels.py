@@ -1,12 +1,12 @@
-"""Write the embedded Japanese Vowels data from an aeon or sktime wheel.
+"""Writes the embedded Japanese Vowels data from an aeon or sktime wheel.
 
-Both projects ship the data of UCI entry 128 as two text files. Get one of the wheels, then run
-this:
+Both projects ship the data of UCI entry 128 as two text files. Download one of the wheels, then
+run:
 
     pip download --no-deps aeon==1.6.0
     python scripts/make_japanese_vowels.py aeon-1.6.0-py3-none-any.whl
 
-The same wheel always gives the same two files under src/lapse/compare/datasets.
+The same wheel always gives the same two files in src/lapse/compare/datasets.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ABOUT = {
 
 
 def main() -> None:
-    """Check the wheel's two files, convert them, and write the archive and its description."""
+    """Checks the wheel's two files, converts them, and writes the archive and its description."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
     wheel: Path = parser.parse_args().wheel

@@ -7,9 +7,11 @@ is exact in the masks' float32.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
+import pickle
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -87,6 +89,16 @@ def test_forms_are_values(form: type[Form]) -> None:
             setattr(one, field.name, value)
     assert parse(one.text())
     assert one.__doc__
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_terms_are_made_once(form: type[Form], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer asks for them at every call, where reading text would take longer than the noise."""
+    one = form()
+    monkeypatch.delattr(form, "text")
+    assert one.terms is one.terms
+    for other in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert other == one and other.terms == one.terms
 
 
 def test_forms_differ_by_type() -> None:

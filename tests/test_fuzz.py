@@ -17,18 +17,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lapse.kernels import addresses
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
-from catalog import CELLS, LAYERS, Cell, Problem, problem, 
-from lapse.backends.torch.drawing import draw_seed
+from catalog import CELLS, LAYERS, Cell, Problem, problem
+from lapse.backends.torch import BACKEND
+from lapse.backends.torch.drawing import new_seed
 from lapse.core import drawing
-from lapse.core.cells import NUMPY, Weights, unroll
+from lapse.core.cells import unroll
 from lapse.core.masks import Masks
-from lapse.engines.cpu.extension import extension
-from lapse.torch import fused
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import plan
+from lapse.core.weights import Weights
+from lapse.engines.cpu import pointers
+from lapse.engines.cpu.loading import extension
 from strategies import in_parts, lengths, noises, seeds, share, sizes
 from torch_support import (
     arrays_of,
@@ -36,6 +39,7 @@ from torch_support import (
     doubled,
     flat,
     masks_of,
+    on_cpu,
     on_torch,
     one_thread,  # noqa: F401  for every test here
     poisoned,  # noqa: F401  for every test here
@@ -149,7 +153,7 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
         for direction in range(directions):
             own = {"features": features, "layer": layer, "direction": direction}
             drawn.append(
-                drawing.expected(made)
+                made.expected
                 if seed is None
                 else doubled(drawing.draw(made, seed, compact=True, **{**sizes, **own, **changed}))
             )
@@ -163,7 +167,7 @@ def start(call: Call, module: Any) -> tuple[Any, Any]:
         return module.draw_masks(call.batch, call.timesteps, seed=call.seed), call.seed
     if not call.training:
         return None, None
-    words = draw_seed(source.manual_seed(call.seed)).tolist()
+    words = new_seed(source.manual_seed(call.seed)).tolist()
     source.manual_seed(call.seed)
     return None, words
 
@@ -208,24 +212,24 @@ class Given:
     def oracle(self, module: Any, masks: list[Masks], near: Callable | None = None) -> list:
         """What comes out, by NumPy; with `near` by PyTorch, and all gradients."""
         arrays: list[Any] = [self.x, *self.states, *self.parameters.values()]
-        running, library, relu = self.running, NUMPY, lambda array: np.maximum(array, 0)
+        running, backend, relu = self.running, NUMPY, lambda array: np.maximum(array, 0)
         if near is not None:
             arrays = [torch.tensor(near(array), requires_grad=True) for array in arrays]
-            running, library, relu = on_torch(running), LIBRARY, torch.relu
+            running, backend, relu = on_torch(running), BACKEND, torch.relu
             masks = [Masks(*map(on_torch, one)) for one in masks]
-        if getattr(module, "nonlinearity", "tanh") == "relu":
-            library = library._replace(tanh=relu)
+        is_relu = getattr(module, "nonlinearity", "tanh") == "relu"
         x, states = arrays[0], arrays[1 : 1 + len(self.states)]
         parameters = dict(zip(self.parameters, arrays[1 + len(states) :], strict=True))
         found = stacked(
             module.cell,
             x,
-            weights_of(module, parameters, library),
+            weights_of(module, parameters, backend),
             masks,
             directions=1 + module.bidirectional,
             states=states or None,
             running=running,
-            library=library,
+            backend=backend,
+            activation=relu if is_relu else None,
         )
         if near is None:
             return found
@@ -287,7 +291,7 @@ def test_a_module_is_the_oracle(layer: str, part: int, data: st.DataObject) -> N
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A call of `fused.unroll`."""
+    """A call of `on_cpu`."""
 
     noise: str
     batch: int
@@ -335,7 +339,7 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
     call = data.draw(kernel_calls(cell))
     sizes = {n: getattr(call, n) for n in ("batch", "timesteps", "features", "units", "bias")}
     numbers = rounded(problem(cell, **sizes, seed=call.seed), call.state)
-    masks = drawing.expected(plan(call.noise, cell))
+    masks = plan(call.noise, cell.name).expected
     if call.masks != "constants":
         masks = masks_of(cell, call.noise, numbers, packed=call.masks == "coins", seed=call.seed)
     running = None
@@ -354,9 +358,9 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
         return results(reference, cell, moved, masks, torch.float64, **options)
 
     with pytest.MonkeyPatch.context() as forced, threads(call.threads):
-        forced.setattr(addresses, "shares_units", lambda *_: call.shares_units)
-        forced.setattr(addresses, "instruction_set", lambda: call.instructions)
-        found = results(fused.unroll, cell, numbers, masks, torch.float32, **options)
+        forced.setattr(pointers, "shares_units", lambda *_: call.shares_units)
+        forced.setattr(pointers, "instruction_set", lambda: call.instructions)
+        found = results(on_cpu, cell, numbers, masks, torch.float32, **options)
     y, last = unroll(
         cell.name,
         numbers.x,

@@ -14,14 +14,14 @@ from scipy.optimize import brentq
 
 import catalog
 from lapse.core import noise
-from lapse.core.backend import Backend
 from lapse.core.drawing import draw, draw_rows
 from lapse.core.errors import LapseError
 from lapse.core.laws import span_start
-from lapse.core.masks import Masks
+from lapse.core.masks import Coins, Masks, check_masks, from_arrays, outlines, to_arrays
 from lapse.core.noise import Term, collect, parse
 from lapse.core.numpy_backend import NumpyBackend
 from lapse.core.plan import Plan, plan
+from lapse.engines.cpu.drawing import FAST_NUMPY
 from test_philox import philox_of_ints
 
 SHARED = 2**32 - 1
@@ -701,18 +701,14 @@ def test_empty_batch() -> None:
     assert drawn("x:0.5@BTF h:0.5@BFG", batch=0).x.shape == (0, 9, 1, 5)
 
 
-FASTER: list[Backend] = []  # backends of NumPy's arrays that draw in a faster way
-
-
-@pytest.mark.parametrize("backend", FASTER, ids=lambda backend: type(backend).__name__)
 @pytest.mark.parametrize(
     "noise",
     ["x:.5@BFG", "x:.5@BT", "h:.4@BT~.2F", "h:.5@BG", "y:.3@BT[3]F", "U:.5@IO", "c:.3@BTF"],
 )
 @pytest.mark.parametrize("law", ["", "~gauss"])
 @pytest.mark.parametrize(("features", "units"), [(63, 100), (1, 7), (32, 33), (31, 5)])
-def test_faster_bits_are_those_of_numpy(
-    noise: str, law: str, features: int, units: int, backend: Backend
+def test_the_bits_of_the_cpp_kernels_are_those_of_numpy(
+    noise: str, law: str, features: int, units: int
 ) -> None:
     """Rows that fill vectors of counters, and rows that share them."""
     if law and noise[0] in "yc":
@@ -722,7 +718,7 @@ def test_faster_bits_are_those_of_numpy(
     sizes = {"batch": 7, "timesteps": 31, "features": features, "units": units}
     sizes |= {"layer": 3, "direction": 1}
     samples = [0, 5, 2**32 - 2, 1, 9, 8, 7]
-    fast = draw(made, 2**63 + 5, **sizes, samples=samples, backend=backend)
+    fast = draw(made, 2**63 + 5, **sizes, samples=samples, backend=FAST_NUMPY)
     slow = draw(made, 2**63 + 5, **sizes, samples=samples)
     for one, other in zip(fast, slow, strict=True):
         assert (one is None) == (other is None)
@@ -786,3 +782,42 @@ def test_whole_numbers_of_numpy_are_sizes() -> None:
     np.testing.assert_array_equal(
         drawn("x:.5@BTF", **sizes).x, drawn("x:.5@BTF", batch=3, timesteps=7).x
     )
+
+
+# Masks as plain arrays, and masks that a user gives.
+
+
+@pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)
+def test_masks_travel_as_plain_arrays(cell: catalog.Cell, name: str) -> None:
+    """Graphs of frameworks carry arrays alone: their shapes are known before anything is drawn."""
+    made = plan(catalog.NOISE[name], cell.name)
+    compact, whole = draw(made, SEED, **SIZES, compact=True), draw(made, SEED, **SIZES)
+    arrays = to_arrays(made, compact)
+    assert [(array.shape, array.dtype == np.uint8) for array in arrays] == outlines(made, **SIZES)
+    back = from_arrays(made.scales, arrays)
+    for slot, mask in back._asdict().items():
+        one, other = getattr(compact, slot), getattr(whole, slot)
+        assert type(mask) is type(one)
+        if isinstance(mask, Coins):
+            assert mask.kept is one.kept and mask.scale == one.scale
+            mask = mask.kept * np.float32(mask.scale)
+        np.testing.assert_array_equal(mask, other)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (Masks(h=np.ones((7, 1, 1, 7))), r"hold one for h, .*its noise is 'x:0.5@BTF U:0.5@IO'"),
+        (Masks(x=[1.0]), r"the mask for x is \[1.0\]; give what draw_masks gives, or a float"),
+        (Masks(x=np.ones((7, 9, 5))), r"for x has shape \(7, 9, 5\); .* needs \(7, 9, 4, 5\)"),
+        (Masks(x=np.ones((6, 9, 1, 5))), r"for x has shape \(6, 9, 1, 5\)"),
+        (Masks(U=np.ones((7, 7))), r"for U has shape \(7, 7\); .* needs \(7, 28\)"),
+    ],
+)
+def test_masks_that_do_not_fit(given: Masks, why: str) -> None:
+    """A mask that broadcasts to something else would drop what nobody asked for."""
+    made = plan("x:0.5@BTF U:0.5@IO", "LSTM")
+    check_masks(draw(made, SEED, **SIZES), made, **SIZES)
+    check_masks(Masks(x=0.5, U=np.ones((1, 28))), made, **SIZES)
+    with pytest.raises(LapseError, match=why):
+        check_masks(given, made, **SIZES)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import lapse
-from lapse.backends.torch.drawing import draw_seed
-from lapse.core import masks
+from lapse.backends.torch.drawing import new_seed
+from lapse.core import drawing
 from lapse.core.noise import collect
 from lapse.torch import Embedding
 
@@ -21,7 +21,7 @@ def test_drops_the_rows_that_the_mask_names(per_sample):
     torch.manual_seed(1)
     found = layer(IDS)
     torch.manual_seed(1)
-    kept = masks.draw_rows(collect(noise), draw_seed(None), batch=7, vocabulary=31)
+    kept = drawing.draw_rows(collect(noise), new_seed(None), batch=7, vocabulary=31)
     expected = np.take_along_axis(np.broadcast_to(kept, (7, 31)), IDS.numpy(), axis=1)
     np.testing.assert_array_equal(found.detach().numpy(), expected[..., None].repeat(3, axis=2))
     assert 0.2 < (expected == 0).mean() < 0.6

@@ -10,11 +10,11 @@ from lapse.core.noise import Term
 from lapse.core.plan import GATES, Plan, Source
 
 _WHERE = {
-    "x": "what it reads of its input",
-    "h": "what it reads of its hidden state, where that meets the recurrent kernel",
-    "y": "its output",
-    "W": "its kernel",
-    "U": "its recurrent kernel",
+    "x": "the layer input",
+    "h": "the hidden state, as the recurrent kernel reads it",
+    "y": "the layer output",
+    "W": "the kernel",
+    "U": "the recurrent kernel",
     "i": "the input gate",
     "f": "the forget gate",
     "g": "the candidate",
@@ -23,7 +23,7 @@ _WHERE = {
     "r": "the reset gate",
     "n": "the candidate",
     "c": "the cell state",
-    "s": "the hidden state, as it is carried and put out",
+    "s": "the hidden state, as carried and emitted",
     "state": "all carried states, with one coin",
 }
 _USUAL = (32, 100)  # samples and timesteps of a batch, for the choice of an engine
@@ -96,7 +96,7 @@ def _of_stack(layer: Any) -> list[str]:
     apart = f"{' and '.join(each)}, with masks of their own"
     if isinstance(layer.noise, dict):
         return [f"{apart}."]
-    lines = [f"{apart}; sizes are those of the first."]
+    lines = [f"{apart}; the shapes are those of the first."]
     if layers > 1 and layer.dropout:
         lines.append(f"Layers after the first have x:{layer.dropout}@BTF besides, from dropout=.")
     return lines
@@ -121,7 +121,7 @@ def _of_term(one: Source, slots: list[str], cell: str, sizes: dict[str, int]) ->
     return [
         f"{term} acts on {_WHERE[term.site]}:",
         f"    {_effect(term, rate, scale)};",
-        f"    drawn {_how_often(term)}, a mask of {mask};",
+        f"    drawn {_how_often(term)}, as a mask of {mask};",
         f"    in evaluation {_evaluation(term, 1 - rate)}.",
     ]
 
@@ -135,8 +135,8 @@ def _effect(term: Term, rate: float, scale: float) -> str:
         return f"keeps its old value with probability {rate:g}"
     if term.law == "concrete":
         return (
-            f"multiplied by numbers between 0 and {scale:.3g} (concrete), most of them "
-            f"near an end, with probability {rate:g} the lower one"
+            f"multiplied by numbers between 0 and {scale:.3g} (concrete), most of them near an "
+            f"end: near the lower one with probability {rate:g}"
         )
     if term.law != "bern":
         return f"multiplied by numbers ({term.law}) of mean 1 and variance {rate / (1 - rate):.3g}"
@@ -147,7 +147,7 @@ def _effect(term: Term, rate: float, scale: float) -> str:
 def _evaluation(term: Term, kept: float) -> str:
     if term.fill == "prev":
         return f"moved by {kept:g} of the way from its old value to the new one"
-    return f"multiplied by {kept:g}" if term.scale == "exp" else "left as it is"
+    return f"multiplied by {kept:g}" if term.scale == "exp" else "unchanged"
 
 
 def _how_often(term: Term) -> str:
@@ -168,4 +168,4 @@ def _how_often(term: Term) -> str:
     if "F" in axes and axes["F"].run == "[":
         how += f", in spans of 1 to {int(axes['F'].size)} features"
     along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.run != "["]
-    return how + (f", apart for each {', '.join(along)}" if along else "")
+    return how + (f", independently for each {', '.join(along)}" if along else "")

@@ -1,4 +1,4 @@
-"""Files for results: tried before the work, and written whole or not at all."""
+"""Result files: their folder is checked before the work, and they are written atomically."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from pathlib import Path
 from lapse.core.errors import LapseError
 
 
-def ready(folder: Path) -> Path:
-    """The folder, made where there is none, and tried."""
+def check_writable(folder: Path) -> None:
+    """Creates the folder if needed, and raises LapseError if no file can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
     except OSError as error:
         raise _unwritable(folder, error) from None
 
 
-def _unwritable(path: Path, error: OSError) -> LapseError:
-    return LapseError(f"{path} can't be written: {error.strerror}; give --out a place that can.")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half-written, not even after a crash."""
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that nobody ever sees a part of it, even after a crash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
@@ -40,3 +36,9 @@ def write_whole(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> LapseError:
+    return LapseError(
+        f"{path} can't be written: {error.strerror}; choose another location with --out."
+    )

@@ -1,4 +1,4 @@
-"""A small learnable data set, and runs made by hand, for the tests of `lapse.compare`."""
+"""A small data set that can be learned, and hand-made runs, for the tests of `lapse.compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a user meets it: what it prints, what it writes, how it fails."""
+"""The command as a user runs it: what it prints, what it writes, how it fails."""
 
 import html.parser
 import io
@@ -13,7 +13,7 @@ from small import made_up_run, write_csv
 
 from lapse.cli import main
 from lapse.compare.answer import rows
-from lapse.compare.console import _show
+from lapse.compare.console import print_table
 from lapse.compare.placements import PLACEMENTS
 from lapse.compare.result import Comparison
 from lapse.core.forms import FORMS
@@ -23,7 +23,7 @@ COLUMNS = ["--id", "walk", "--time", "at", "--target", "kind"]
 
 
 def lapse(*arguments, cwd, ascii=False):
-    """Runs the command in a process of its own, on request where only ASCII can be written."""
+    """Runs the command in a new process, with `ascii` on a terminal that can only write ASCII."""
     command = [sys.executable, "-m", "lapse.cli", *map(str, arguments)]
     env = {**os.environ, "PYTHONIOENCODING": "ascii"} if ascii else None
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
@@ -61,12 +61,12 @@ def test_table_fits_the_terminal_and_cuts_no_number(width):
     settings = {"seeds": 10, "quick": False}
     comparison = Comparison("", {}, settings, table, tuple(runs), {})
     console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True)
-    _show(comparison, console)
+    print_table(comparison, console)
     shown = console.export_text()
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= width
     assert ("accuracy" in shown.splitlines()[0]) == (width == 160)
-    assert ("the report also has accuracy" in shown) == (width < 160)
+    assert ("in the report: accuracy" in shown) == (width < 160)
 
 
 def test_ts_file_through_the_command(tmp_path):
@@ -90,7 +90,7 @@ MISTAKES = {
     "wrong column": (["compare", "walks.csv", *COLUMNS[:-1], "species"], "species"),
     "too few seeds": (["compare", "--seeds", "3"], "at least 10"),
     "seeds and quick": (["compare", "--seeds", "12", "--quick"], "one of the two"),
-    "seeds no number": (["compare", "--seeds", "many"], "many"),
+    "seeds not a number": (["compare", "--seeds", "many"], "many"),
     "unknown option": (["compare", "--dropout", ".5"], "--dropout"),
     "unknown command": (["train"], "train"),
     "no command": ([], "COMMAND"),
@@ -113,10 +113,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, caps
     assert err.startswith("lapse: ")
     assert err.count("\n") == 1
     assert expected in err
-    assert sorted(os.listdir(tmp_path)) == before, "something was half-written"
+    assert sorted(os.listdir(tmp_path)) == before, "nothing is written"
 
 
-def test_a_folder_that_is_there_keeps_its_gitignore(tmp_path):
+def test_an_existing_folder_keeps_its_gitignore(tmp_path):
     (tmp_path / ".gitignore").write_text("secrets\n")
     write_csv(tmp_path / "walks.csv")
     done = lapse(
@@ -124,11 +124,11 @@ def test_a_folder_that_is_there_keeps_its_gitignore(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / ".gitignore").read_text() == "secrets\n"
-    assert "A first look at walks" in done.stdout, "where a minus sign can't be written"
+    assert "A first look at walks" in done.stdout, "also without a minus sign"
     assert "held out for the test: 30% of the sequences of each class" in done.stdout
 
 
-def test_who_reads_a_line_and_leaves_is_no_error():
+def test_a_reader_that_stops_early_is_not_an_error():
     command = f"{sys.executable} -m lapse.cli forms | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "Dropout(rate=0.5)\n"

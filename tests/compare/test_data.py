@@ -38,7 +38,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def ts(samples_of_each: int, classes: str = "ab", dimensions: int = 1) -> str:
-    """Give a .ts file whose i-th sample has i % 3 + 1 steps, all of value i."""
+    """A .ts file whose i-th sample has i % 3 + 1 steps, all of value i."""
     cases = []
     for i in range(samples_of_each * len(classes)):
         dimension = ",".join([str(i)] * (i % 3 + 1))
@@ -47,7 +47,7 @@ def ts(samples_of_each: int, classes: str = "ab", dimensions: int = 1) -> str:
 
 
 def long_csv(samples_of_each: int) -> str:
-    """Give a CSV file of classes a and b with two steps for each sample i: i and i + 0.5."""
+    """A CSV file of classes a and b with two steps for each sample i: i and i + 0.5."""
     rows = []
     for i in range(2 * samples_of_each):
         rows += [f"s{i},0,{'ab'[i % 2]},{i}", f"s{i},1,{'ab'[i % 2]},{i}.5"]
@@ -103,7 +103,7 @@ def test_the_split_is_the_same_every_time(write: Write) -> None:
 def test_six_sequences_are_the_least_that_can_be_split(write: Write) -> None:
     data = load(write("walks.ts", ts(6)))
     assert np.bincount(data.labels[data.test]).tolist() == [2, 2]
-    with pytest.raises(LapseError, match=r"class 'a' has too few sequences: 5, where at least 6"):
+    with pytest.raises(LapseError, match=r"class 'a' has too few sequences: 5, but at least 6"):
         load(write("walks.ts", ts(5)))
 
 
@@ -122,7 +122,7 @@ def test_a_test_file_beside_the_training_file_is_the_test_set(write: Write) -> N
     small = alone.rename(alone.with_name("walks_test.ts"))
     assert load(path).x.shape == data.x.shape
     small.unlink()
-    with pytest.raises(LapseError, match="where at least 6"):
+    with pytest.raises(LapseError, match="but at least 6"):
         load(path)
 
 
@@ -130,8 +130,11 @@ def test_a_test_file_beside_the_training_file_is_the_test_set(write: Write) -> N
     ("test_file", "message"),
     [
         (ts(3, dimensions=2), "walks_TEST.ts has 2 dimensions, but .*walks_TRAIN.ts has 1; give"),
-        (ts(3, "abc"), "walks_TEST.ts has the class 'c', which .*walks_TRAIN.ts does not name"),
-        (ts(1), "walks_TEST.ts: class 'a' has too few sequences: 1, where at least 2 are needed"),
+        (
+            ts(3, "abc"),
+            "walks_TEST.ts has the class 'c', which is not declared in .*walks_TRAIN.ts; give",
+        ),
+        (ts(1), "walks_TEST.ts: class 'a' has too few sequences: 1, but at least 2 are needed"),
         ("", "walks_TEST.ts has no @data line"),
     ],
 )
@@ -144,7 +147,7 @@ def test_a_test_file_must_fit_the_training_file(write: Write, test_file: str, me
 
 def test_a_training_file_needs_four_of_each_class(write: Write) -> None:
     write("walks_TEST.ts", ts(2))
-    with pytest.raises(LapseError, match=r"walks_TRAIN.ts: class 'a' .* 3, where at least 4"):
+    with pytest.raises(LapseError, match=r"walks_TRAIN.ts: class 'a' .* 3, but at least 4"):
         load(write("walks_TRAIN.ts", ts(3)))
 
 
@@ -153,35 +156,47 @@ def test_a_training_file_needs_four_of_each_class(write: Write) -> None:
     [
         ("", "walks.ts has no @data line; give"),
         ("@classLabel true a b\n", "has no @data line"),
-        ("1,2,3:a\n", "line 1: '1,2,3:a' stands before @data"),
-        ("x" * 100_000, r"line 1: 'x{57}\.\.\.' stands before @data"),
-        ("@classLabel\n@data\n1:a", "names no classes; only classification files"),
-        ("@classLabel false\n@data\n1:a", "names no classes"),
-        ("@classLabel true\n@data\n1:a", "names no classes"),
-        ("@targetLabel true\n@data\n1:2.5", "names no classes"),
-        ("@classLabel true a b a\n@data\n1:a", "line 1: @classLabel names a class twice"),
-        ("@dimensions two\n", "line 1: @dimensions needs one whole number"),
-        ("@dimension\n", "line 1: @dimension needs one whole number"),
-        (f"@dimensions {'9' * 5000}\n", "needs one whole number"),
-        ("\n@timeStamps true\n", "line 2: values with time stamps are not supported"),
+        ("1,2,3:a\n", "line 1: '1,2,3:a' comes before @data"),
+        ("x" * 100_000, r"line 1: 'x{57}\.\.\.' comes before @data"),
+        ("@classLabel\n@data\n1:a", "declares no classes; give a classification file"),
+        ("@classLabel false\n@data\n1:a", "declares no classes"),
+        ("@classLabel true\n@data\n1:a", "declares no classes"),
+        ("@targetLabel true\n@data\n1:2.5", "declares no classes"),
+        ("@classLabel true a b a\n@data\n1:a", "line 1: @classLabel has a class twice"),
+        ("@dimensions two\n", "line 1: @dimensions must be followed by one whole number"),
+        ("@dimension\n", "line 1: @dimension must be followed by one whole number"),
+        (f"@dimensions {'9' * 5000}\n", "must be followed by one whole number"),
+        ("\n@timeStamps true\n", "line 2: time stamps are not supported"),
         (TS_HEAD, "has no samples after @data"),
-        (TS_HEAD + "1,2,3\n", "line 5: 0 dimensions stand before the class label, but at least"),
-        (TS_HEAD + "1:2:a\n1:a\n", "line 6: 1 dimensions stand before the class label, but 2"),
-        ("@dimensions 3\n" + TS_HEAD + "1:2:a\n", "line 6: 2 dimensions .* but 3 should"),
-        (TS_HEAD + "1,2:c\n", "line 5: the last field 'c' is not one of the classes"),
-        (TS_HEAD + "1,2:3,4\n", "line 5: the last field '3,4' is not one of the classes"),
-        (TS_HEAD + "1,2:1:a\n", "line 5, dimension 2: it has 1 steps, but dimension 1 has 2"),
-        (TS_HEAD + "1,2:1,?:a\n", r"line 5, dimension 2, step 2: '\?' is not a number; fill or"),
+        (
+            TS_HEAD + "1,2,3\n",
+            "line 5: the number of dimensions .* is 0, but it should be at least 1",
+        ),
+        (
+            TS_HEAD + "1:2:a\n1:a\n",
+            "line 6: the number of dimensions .* is 1, but it should be 2",
+        ),
+        (
+            "@dimensions 3\n" + TS_HEAD + "1:2:a\n",
+            "line 6: the number of dimensions .* is 2, but it should be 3",
+        ),
+        (TS_HEAD + "1,2:c\n", "line 5: the last field 'c' is not a class of @classLabel"),
+        (TS_HEAD + "1,2:3,4\n", "line 5: the last field '3,4' is not a class of @classLabel"),
+        (TS_HEAD + "1,2:1:a\n", "line 5, dimension 2 has 1 steps, but dimension 1 has 2"),
+        (
+            TS_HEAD + "1,2:1,?:a\n",
+            r"line 5, dimension 2, step 2: '\?' is not a number; correct it or",
+        ),
         (TS_HEAD + "1,,2:a\n", "line 5, dimension 1, step 2: '' is not a number"),
         (TS_HEAD + ":a\n", "line 5, dimension 1, step 1: '' is not a number"),
         (TS_HEAD + "NaN:a\n", "step 1: 'NaN' is not a number"),
-        (TS_HEAD + "-inf:a\n", "step 1: '-inf' is too large a number"),
-        (TS_HEAD + "4e38:a\n", "step 1: '4e38' is too large a number"),
+        (TS_HEAD + "-inf:a\n", "step 1: '-inf' is too large for float32"),
+        (TS_HEAD + "4e38:a\n", "step 1: '4e38' is too large for float32"),
         (TS_HEAD + "1_0:a\n", "step 1: '1_0' is not a number"),
-        (TS_HEAD + "9" * 100_000 + ":a\n", r"step 1: '9{57}\.\.\.' is too large a number"),
-        (ts(9, "a"), "has only the class 'a'; at least two"),
+        (TS_HEAD + "9" * 100_000 + ":a\n", r"step 1: '9{57}\.\.\.' is too large for float32"),
+        (ts(9, "a"), "has only the class 'a'; give a file with at least two"),
         (ts(9) + "\n1:c", "line 21: the last field 'c'"),
-        (ts(9).replace("a b", "a b c"), "class 'c' has too few sequences: 0, where at least 6"),
+        (ts(9).replace("a b", "a b c"), "class 'c' has too few sequences: 0, but at least 6"),
     ],
 )
 def test_ts_mistakes(write: Write, content: str, message: str) -> None:
@@ -250,24 +265,30 @@ def test_csv_becomes_a_data_set(write: Write) -> None:
         ("", "walks.csv is empty or starts with an empty line"),
         ("\nid,t,y,v\n", "walks.csv is empty or starts with an empty line"),
         ("id,t,y,v\n", "walks.csv has a header but no rows"),
-        ("id,t,y,v,v\n", "every column needs a name of its own; the names are 'id', 't', 'y'"),
-        ("id,t,y,\n", "every column needs a name of its own"),
+        ("id,t,y,v,v\n", "the column names are 'id', 't', 'y', 'v', 'v', but they must be unique"),
+        (
+            "id,t,y,\n",
+            "the column names are 'id', 't', 'y', '', but they must be unique and not empty",
+        ),
         ("name,t,y,v\n", "has no column 'id' for --id; its columns are 'name', 't', 'y', 'v'"),
         ("id;t;y;v\n", "has no column 'id' for --id; its columns are 'id;t;y;v'"),
-        ("id,t,y\nk,1,a\n", "has no column besides id, time and target"),
-        ("id,t,y,v\nk,1,a\n", "line 2: 3 fields, but the header has 4"),
-        ("id,t,y,v\nk,1,a,2,3\n", "line 2: 5 fields, but the header has 4"),
-        ("id,t,y,v\nk,1,a,n/a\n", "line 2, column 'v': 'n/a' is not a number; fill or drop such"),
+        ("id,t,y\nk,1,a\n", "has no columns but id, time and target"),
+        ("id,t,y,v\nk,1,a\n", "line 2: the row has 3 fields, but the header has 4"),
+        ("id,t,y,v\nk,1,a,2,3\n", "line 2: the row has 5 fields, but the header has 4"),
+        (
+            "id,t,y,v\nk,1,a,n/a\n",
+            "line 2, column 'v': 'n/a' is not a number; correct it or remove such",
+        ),
         ("id,t,y,v\n\nk,1,a,\n", "line 3, column 'v': '' is not a number"),
         ("id,t,y,v\nk,1,a,nan\n", "line 2, column 'v': 'nan' is not a number"),
-        ("id,t,y,v\nk,1,a,inf\n", "line 2, column 'v': 'inf' is too large a number"),
+        ("id,t,y,v\nk,1,a,inf\n", "line 2, column 'v': 'inf' is too large for float32"),
         ("id,t,y,v\nk,1,a,1_2\n", "line 2, column 'v': '1_2' is not a number"),
-        ("id,t,y,v\n,1,a,2\n", "line 2, column 'id': nothing stands there"),
-        ("id,t,y,v\nk, ,a,2\n", "line 2, column 't': nothing stands there"),
-        ("id,t,y,v\nk,1,,2\n", "line 2, column 'y': nothing stands there"),
+        ("id,t,y,v\n,1,a,2\n", "line 2, column 'id': the field is empty"),
+        ("id,t,y,v\nk, ,a,2\n", "line 2, column 't': the field is empty"),
+        ("id,t,y,v\nk,1,,2\n", "line 2, column 'y': the field is empty"),
         (
             "id,t,y,v\nk,1,a,2\nk,2,b,2\n",
-            "line 3, column 'y': 'b', but earlier rows of id 'k' .*'a'",
+            "line 3, column 'y': the class is 'b', but earlier rows of id 'k' .*'a'",
         ),
         ("id,t,y,v\nk,2,a,2\nk,1,a,2\nk,2.0,a,2\n", "lines 2 and 4: id 'k' has the same time in"),
         (
@@ -285,10 +306,10 @@ def test_csv_becomes_a_data_set(write: Write) -> None:
             "id,t,y,v\nk,2024-05-01,a,2\nk,2024-05-02T00:00Z,a,2\n",
             "'2024-05-02T00:00Z' is a date with a time zone, but the first row has a date without",
         ),
-        ('id,t,y,v\nk,1,a,"2', r"line 2: this is not well-formed CSV \(unexpected end of data\)"),
-        ('id,t,y,v\nk,1,a,"2"3\n', "line 2: this is not well-formed CSV"),
-        ("x" * 200_000, r"line 1: this is not well-formed CSV \(field larger than"),
-        ("id,t,y,v\nk,1,a,2\nm,1,b,2\n", "class 'a' has too few sequences: 1, where at least 6"),
+        ('id,t,y,v\nk,1,a,"2', r"line 2: the CSV is malformed \(unexpected end of data\)"),
+        ('id,t,y,v\nk,1,a,"2"3\n', "line 2: the CSV is malformed"),
+        ("x" * 200_000, r"line 1: the CSV is malformed \(field larger than"),
+        ("id,t,y,v\nk,1,a,2\nm,1,b,2\n", "class 'a' has too few sequences: 1, but at least 6"),
     ],
 )
 def test_csv_mistakes(write: Write, content: str, message: str) -> None:
@@ -299,7 +320,7 @@ def test_csv_mistakes(write: Write, content: str, message: str) -> None:
 @pytest.mark.parametrize("missing", ["id", "time", "target"])
 def test_csv_needs_all_three_columns(write: Write, missing: str) -> None:
     named = {role: name for role, name in COLUMNS.items() if role != missing}
-    with pytest.raises(LapseError, match=f"needs --{missing} to name.*'id', 't', 'y', 'v'"):
+    with pytest.raises(LapseError, match=f"so --{missing} must name.*'id', 't', 'y', 'v'"):
         load(write("walks.csv", long_csv(6)), **named)
 
 
@@ -316,7 +337,7 @@ def test_csv_columns_must_differ(write: Write) -> None:
     ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is not UTF-8 text"),
-        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00x.npy", "holds binary data"),
+        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00x.npy", "has binary data"),
         ("id,t\n".encode("utf-16"), "is not UTF-8 text"),
     ],
 )
@@ -334,7 +355,7 @@ def test_text_that_turns_binary_late(write: Write) -> None:
 
 @pytest.mark.parametrize("name", ["walks.npz", "walks", "walks.ts.gz", ".ts", ""])
 def test_other_endings(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LapseError, match=r"is not named as a \.ts or a \.csv file"):
+    with pytest.raises(LapseError, match=r"does not end in \.ts or \.csv"):
         load(tmp_path / name)
 
 
@@ -343,10 +364,10 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
         load(str(tmp_path / "gone.ts"))
     with pytest.raises(LapseError, match="does not exist or is not a file"):
         load("a\0b.csv", **COLUMNS)
-    with pytest.raises(LapseError, match="cannot be read: File name too long"):
+    with pytest.raises(LapseError, match="can't be read: File name too long"):
         load(tmp_path / ("x" * 5000 + ".ts"))
     (tmp_path / "folder.ts").mkdir()
-    with pytest.raises(LapseError, match=r"folder\.ts is a directory"):
+    with pytest.raises(LapseError, match=r"folder\.ts is a folder"):
         load(tmp_path / "folder.ts")
 
 
@@ -357,7 +378,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load(tmp_path / "pipe.ts")
 
 
-def test_sequences_of_one_step_are_none(write: Write) -> None:
+def test_sequences_of_one_step_are_refused(write: Write) -> None:
     rows = "".join(f"{n},0,{n % 2},1.5\n" for n in range(20))
     path = write("walks.csv", "id,t,kind,v\n" + rows)
     with pytest.raises(LapseError, match=r"every sequence has a single step.* with --id"):
@@ -365,8 +386,8 @@ def test_sequences_of_one_step_are_none(write: Write) -> None:
 
 
 def test_padding_must_fit_in_memory(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "_MOST_VALUES", 35)
-    with pytest.raises(LapseError, match="padded to 3 steps, its sequences would hold 36 values"):
+    monkeypatch.setattr(data_module, "_MAX_VALUES", 35)
+    with pytest.raises(LapseError, match="padded to 3 steps, its sequences have 36 values"):
         load(write("walks.ts", ts(6)))
 
 

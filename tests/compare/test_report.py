@@ -1,4 +1,4 @@
-"""The report: what stands in the table and the pictures, and that nothing gets out of the page."""
+"""The report: the table, the pictures, and that the page is self-contained."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lapse.compare import plots, report
 from lapse.compare.answer import answer, best
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Row, Run
-from lapse.core.masks import draw
+from lapse.core.drawing import draw
 from lapse.core.plan import plan
 
 EVIL = "<script>alert('1')</script>\"&"
@@ -32,7 +32,7 @@ VOID = {"meta", "br", "img", "hr", "link", "input"}
 
 
 def synthetic(seeds: int = 10, quick: bool = False) -> Comparison:
-    """A comparison with plain numbers: seed s of a placement is off its mean by s / 1000."""
+    """A comparison with simple numbers: seed s of a placement is off its mean by s / 1000."""
     placements = [p for p in PLACEMENTS if not quick or p.key in QUICK]
     runs, rows, first = [], [], {}
     for n, placement in enumerate(placements):
@@ -65,7 +65,7 @@ def synthetic(seeds: int = 10, quick: bool = False) -> Comparison:
                 "high": shift + 0.012,
                 "p": 0.0004 if shift < -0.02 else 0.0316,
                 "won": seeds - n % 3,
-                "verdict": "look" if quick else verdict or "no detectable difference",
+                "verdict": "too few seeds" if quick else verdict or "no significant difference",
             }
         rows.append(
             Row(
@@ -134,7 +134,7 @@ def quick_page(quick: Comparison) -> str:
 
 
 class Page(HTMLParser):
-    """Collects what a browser would see, and fails on tags that do not match."""
+    """Collects what a browser would show, and fails on tags that do not match."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def images(figure: Figure) -> list[np.ndarray]:
 def test_table_shows_the_numbers_of_the_rows(full: Comparison) -> None:
     lines = {line["placement"]: tuple(line.values()) for line in report.table(full)}
     assert len(lines) == 11
-    assert lines["none"] == ("none", "0.200", "90.0 %", "", "", "", "1.50", "reference")
+    assert lines["none"] == ("none", "0.200", "90.0 %", "", "", "", "1.50", "baseline")
     assert lines["Variational (tied)"] == (
         "Variational (tied)",
         "0.155",
@@ -197,7 +197,7 @@ def test_table_shows_the_numbers_of_the_rows(full: Comparison) -> None:
         "better",
     )
     assert lines["WeightDrop"][3:6] == ("+0.060 [+0.049, +0.072]", "0.032", "9/10")
-    assert lines["Dropout in front"][-1] == "no detectable difference"
+    assert lines["Dropout in front"][-1] == "no significant difference"
 
 
 def test_table_names_what_a_row_is_the_same_as(full: Comparison) -> None:
@@ -214,7 +214,7 @@ def test_table_of_small_losses_has_a_digit_more(full: Comparison) -> None:
 
 def test_table_of_a_first_look_gives_no_verdict(quick: Comparison) -> None:
     lines = report.table(quick)
-    assert [line["verdict"] for line in lines] == ["reference"] + ["too few seeds to say"] * 4
+    assert [line["verdict"] for line in lines] == ["baseline"] + ["too few seeds"] * 4
     assert lines[1]["seeds won"] == "2/3"
 
 
@@ -228,8 +228,8 @@ def test_page_holds_the_table(full: Comparison, page: str) -> None:
 
 def test_best_is_the_one_that_the_answer_names(full: Comparison, quick: Comparison) -> None:
     for comparison in (full, quick):
-        named = best(comparison.rows)
-        assert re.search(rf"(use|belongs to) {re.escape(named.label)}[,. ]", comparison.answer)
+        name = re.escape(best(comparison.rows).label)
+        assert re.search(rf"(use {name},|[,:] {name} has the lowest)", comparison.answer)
 
 
 def test_best_has_the_lowest_validation_loss_not_the_lowest_test_loss(quick: Comparison) -> None:
@@ -243,7 +243,7 @@ def test_best_has_the_lowest_validation_loss_not_the_lowest_test_loss(quick: Com
     assert shaded == ["dropout="]
 
 
-def test_dropping_nothing_can_be_best(quick: Comparison) -> None:
+def test_no_dropout_can_be_best(quick: Comparison) -> None:
     rows = (replace(quick.rows[0], validation_log_loss=0.01), *quick.rows[1:])
     page = report.html(replace(quick, rows=rows))
     assert re.findall(r'<tr class="best"><td>([^<]*)', page) == ["none"]
@@ -260,28 +260,28 @@ def test_page_is_well_formed_and_in_order(
         parts = [
             "Where to put dropout: walks",
             comparison.answer,
-            "too few seeds to say" if comparison is quick else "no detectable difference",
-            "How large the differences are",
+            "too few seeds" if comparison is quick else "no significant difference",
+            "Differences to no dropout",
             "What each placement drops",
-            "How training went",
+            "Learning curves",
             "Code to paste",
-            "How it was done",
-            "Where it comes from",
+            "Method",
+            "Data, settings and versions",
         ]
         places = [text.index(part) for part in parts]
         assert places == sorted(places)
 
 
-def test_page_says_how_it_was_done(page: str, quick_page: str) -> None:
+def test_page_describes_the_method(page: str, quick_page: str) -> None:
     text = " ".join(Page(page).text.split())
     for part in (
-        "270 sequences to train on and 370 to test on, of 7 to 29 steps, with 2 features",
+        "270 training and 370 test sequences of 7 to 29 steps, with 2 features",
         "person 11 and 8 more)",
         "one LSTM with 48 units",
         "the same 10 seeds",
         "which 20 % of the training sequences",
-        "after 12 epochs without a lower validation log-loss, or after 60;",
-        "Holm's correction over 9 comparisons",
+        "after 12 epochs without a lower validation log-loss, or after 60 epochs.",
+        "Holm's correction for 9 comparisons",
         "units 48, epochs 60, patience 12, batch 32, learning rate 0.01, validation 0.2, seeds 10",
         "walks.csv",
         "ab" * 32,
@@ -299,7 +299,7 @@ def test_page_gives_each_placement_its_meaning_and_its_code(full: Comparison, pa
         assert row.about in text and row.noise in text
         assert row.keras.replace("UNITS", "48").replace("\n", ",\n") + "," in text
     assert "Dropout(0.25),\nLSTM(48)," in text
-    assert "LSTM(48, noise=lapse.WeightDrop(0.25))," in text
+    assert "LSTM(48, noise=lapse.WeightDrop(rate=0.25))," in text
     assert "UNITS" not in text
 
 
@@ -361,7 +361,7 @@ def test_result_survives_json(full: Comparison, page: str) -> None:
 def test_forest_draws_the_rows(full: Comparison) -> None:
     (ax,) = plots.forest(full).axes
     shown = [row for row in full.rows if row.placement != "none"]
-    marks = {"better": "o", "worse": "s", "no detectable difference": "D"}
+    marks = {"better": "o", "worse": "s", "no significant difference": "D"}
     for y, row in enumerate(shown):
         (interval,) = line(ax, "None", y)
         np.testing.assert_allclose(interval.get_xdata(), [row.low, row.high])
@@ -379,7 +379,7 @@ def test_forest_draws_the_rows(full: Comparison) -> None:
     assert labels.count("worse") == 1
 
 
-def test_forest_draws_a_same_row_with_the_numbers_of_its_original(full: Comparison) -> None:
+def test_forest_draws_a_duplicate_row_with_the_numbers_of_its_original(full: Comparison) -> None:
     rows = tuple(
         replace(row, difference=0.9, low=0.8, high=1.0) if row.same_as else row for row in full.rows
     )
@@ -436,7 +436,7 @@ def test_masks_are_those_that_training_draws(full: Comparison) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_masks_show_what_the_placements_promise(full: Comparison) -> None:
+def test_masks_show_what_the_placements_say(full: Comparison) -> None:
     row = {row.placement: row for row in full.rows}
     spatial = images(plots.masks([row["spatial-front"]]))[0]
     assert (spatial == spatial[:, :1]).all() and spatial.any()

@@ -31,8 +31,8 @@ def test_identical_arms_have_no_difference_and_no_nan():
     assert paired([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_intervals_cover_what_they_promise():
-    """95 % of the intervals hold the true difference; 5 sigma of 4,000 trials is 1.7 points."""
+def test_intervals_have_their_nominal_coverage():
+    """95 % of the intervals contain the true difference; 5 sigma of 4,000 trials is 1.7 points."""
     rng = np.random.default_rng(2)
     trials = 4000
     inside = 0
@@ -53,8 +53,8 @@ def test_holm_by_hand():
     [
         (-0.1, 0.04, 10, "better"),
         (0.1, 0.04, 10, "worse"),
-        (-0.1, 0.05, 10, "no detectable difference"),
-        (-0.1, 0.0001, 9, "look"),
+        (-0.1, 0.05, 10, "no significant difference"),
+        (-0.1, 0.0001, 9, "too few seeds"),
     ],
 )
 def test_verdict(difference, p, seeds, expected):

@@ -1,4 +1,4 @@
-"""Studies: what is on disk, what is repeated, and what a kill leaves behind."""
+"""Studies: which runs are read from disk, which are repeated, and what happens after a kill."""
 
 import json
 import multiprocessing
@@ -9,18 +9,23 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small import dataset, made_up_run, write_csv
 
 from lapse.compare import study as study_module
+from lapse.compare import workers
+from lapse.compare.compare import Watcher, compare
 from lapse.compare.ledger import Ledger
 from lapse.compare.placements import PLACEMENTS, QUICK
-from lapse.compare.study import Study, measure, run
+from lapse.compare.step_times import measure
+from lapse.compare.study import Study, quick_study
 from lapse.compare.training import Settings
+from lapse.compare.workers import run
 from lapse.core.errors import LapseError
 from lapse.core.plan import plan
-from lapse.files import write_whole
+from lapse.files import write_atomically
 
 SETTINGS = Settings(units=5, epochs=3, batch=7)
 
@@ -56,11 +61,11 @@ def test_a_run_on_disk_is_read_and_not_repeated(study, tmp_path, monkeypatch):
     assert [(result.placement, result.seed) for result in first] == [
         (placement, seed) for placement, _, seed in study.tasks()
     ]
-    monkeypatch.setattr(study_module, "ProcessPoolExecutor", None)  # would be called for a new run
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)  # would be called for a new run
     assert run(study, tmp_path, ignore) == first
 
 
-def test_only_what_is_missing_or_torn_runs_again(study, tmp_path):
+def test_only_missing_or_incomplete_runs_are_repeated(study, tmp_path):
     first = run(study, tmp_path, ignore)
     ledger = Ledger(tmp_path)
     paths = [ledger.path(study.config(task)) for task in study.tasks()]
@@ -83,18 +88,18 @@ def test_another_setting_seed_noise_or_data_is_another_run(study):
         study.config((task[0], "x:0.3@BF", task[2])),
         study.config((task[0], task[1], 7)),
     ]
-    ledger = Ledger(study_module.Path("."))
+    ledger = Ledger(Path("."))
     assert len({ledger.path(one) for one in [config, *others]}) == 5
 
 
-def test_changed_code_runs_again(study, monkeypatch):
+def test_runs_are_repeated_after_a_change_of_code(study, monkeypatch):
     before = study.config(study.tasks()[1])
-    monkeypatch.setattr(study_module, "_code", lambda: "another digest")
+    monkeypatch.setattr(study_module, "digest", lambda: "another digest")
     assert study.config(study.tasks()[1]) != before
 
 
 def test_a_run_found_on_disk_has_the_name_of_this_study_s_placement(study, tmp_path):
-    """A quick look calls x:0.1@BF `dropout=`, a whole study SpatialDropout1D."""
+    """A first look has x:0.1@BF as `dropout=`, a full study as SpatialDropout1D."""
     one = replace(study, placements=study.placements[:2])
     run(one, tmp_path, ignore)
     other = replace(one.placements[1], key="by another name")
@@ -106,14 +111,14 @@ def test_a_run_found_on_disk_has_the_name_of_this_study_s_placement(study, tmp_p
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_killed_worker_is_an_error_in_words(study, tmp_path):
+def test_a_killed_worker_is_a_lapse_error(study, tmp_path):
     def kill(done, of, latest):
         for worker in multiprocessing.active_children():
             worker.kill()
 
     with pytest.raises(LapseError, match="a training process was killed"):
         run(replace(study, seeds=10), tmp_path, kill)
-    assert list(tmp_path.glob("*.json")), "what was finished is kept"
+    assert list(tmp_path.glob("*.json")), "finished runs are kept"
 
 
 def test_ledger_gives_back_what_it_was_given(tmp_path):
@@ -130,22 +135,50 @@ def test_progress_counts_up_to_all(study, tmp_path):
     assert seen == [(n, 10) for n in range(1, 11)]
 
 
+def test_the_library_compares_without_a_terminal(study, tmp_path):
+    """`compare` returns everything that the command prints and writes."""
+    heard = []
+
+    class Listener(Watcher):
+        def trained(self, done, of, latest):
+            heard.append((done, of, latest.seed))
+
+        def measuring(self):
+            heard.append("measuring")
+
+    found = compare(study, tmp_path, Listener())
+    assert [row.placement for row in found.rows] == [one.key for one in study.placements]
+    assert list(found.runs) == run(study, tmp_path, ignore)
+    assert found.answer.startswith("A first look at walks with 2 seeds")
+    assert (found.settings["seeds"], found.settings["quick"]) == (2, False)
+    assert found.data["sha256"] == study.data.sha256 and found.made_with["processor"]
+    assert len(heard) == 11 and heard[-1] == "measuring" and heard[-2][:2] == (10, 10)
+    again = compare(study, tmp_path)
+    assert (again.answer, again.runs) == (found.answer, found.runs)
+
+
+def test_a_quick_study_says_so(study):
+    quick = quick_study(study.data)
+    assert quick.quick and quick.seeds == 3 and quick.settings.epochs < Settings().epochs
+    assert [placement.key for placement in quick.placements] == list(QUICK)
+
+
 def test_time_of_a_step_is_measured_for_every_noise(study):
     taken = measure(study, rounds=2)
     assert set(taken) == {placement.noise for placement in study.placements}
     assert all(0 < ms < 10_000 for ms in taken.values())
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    write_whole(path, "old")
+    write_atomically(path, "old")
 
     def fail(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(LapseError, match=r"results.json can't be written: No space left"):
-        write_whole(path, "new")
+        write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -166,8 +199,8 @@ KILLED = """
 """
 
 
-def test_killed_halfway_it_goes_on_and_ends_with_the_same_numbers(tmp_path):
-    """kill -9 on the study: its workers end too, nothing is torn, finished runs stay."""
+def test_after_a_kill_it_continues_and_ends_with_the_same_numbers(tmp_path):
+    """After kill -9 its workers end too, no file is incomplete, and finished runs are kept."""
     write_csv(tmp_path / "walks.csv", sequences=200)
     script = tmp_path / "study.py"
     tests = os.path.dirname(__file__)
@@ -202,7 +235,7 @@ def test_killed_halfway_it_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 
 def alive_in_session(session):
-    """Processes of a POSIX session that are more than a zombie."""
+    """Processes of a POSIX session that are not zombies."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():

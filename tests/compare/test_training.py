@@ -1,4 +1,4 @@
-"""One run: what is paired, what is never looked at, and where it stops."""
+"""One run: what is paired, when the test set is used, and when training stops."""
 
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ def test_a_run_repeats_bit_for_bit(data):
     assert train(data, "a", "x:.5@BF", 3, SETTINGS) == train(data, "a", "x:.5@BF", 3, SETTINGS)
 
 
-def test_arms_of_a_seed_differ_in_noise_alone(data):
-    """Noise that never drops gives the numbers of no noise, so all else is equal."""
+def test_arms_of_a_seed_differ_only_in_noise(data):
+    """Noise that never drops gives the same numbers as no noise, so everything else is equal."""
     assert train(data, "a", "", 3, SETTINGS) == train(data, "a", "x:0@BF h:0@BFG", 3, SETTINGS)
     tiny = train(data, "a", "x:1e-12@BF", 3, SETTINGS)
     plain = train(data, "a", "", 3, SETTINGS)
@@ -48,15 +48,15 @@ def test_parts_hold_every_sequence_once_and_every_class(data):
         assert set(part.labels.tolist()) == {0, 1, 2}
 
 
-def test_features_are_scaled_by_the_training_part_alone(data):
+def test_features_are_standardized_by_the_training_part_only(data):
     fit, _, _ = parts(data, 0, SETTINGS)
     steps = torch.cat([x[:n] for x, n in zip(fit.x, fit.lengths, strict=True)]).double()
     assert steps.mean(0).numpy() == pytest.approx(np.zeros(2), abs=1e-6)
     assert steps.std(0, unbiased=False).numpy() == pytest.approx(np.ones(2), rel=1e-5)
 
 
-def test_test_sequences_are_looked_at_once_at_the_end(data):
-    """Other test sequences change the test figures, and nothing before them."""
+def test_test_sequences_are_used_once_at_the_end(data):
+    """Other test sequences change the test loss and nothing else."""
     x = data.x.copy()
     x[data.test] += 3
     moved = train(replace(data, x=x), "a", "x:.3@BF", 1, SETTINGS)
@@ -99,7 +99,7 @@ def test_log_loss_is_the_mean_negative_log_probability(data):
     np.testing.assert_array_equal(correct.numpy(), logits.argmax(axis=1) == fit.labels.numpy())
 
 
-def test_a_loss_that_is_no_number_is_an_error(data, monkeypatch):
+def test_a_loss_of_nan_is_an_error(data, monkeypatch):
     def diverge(model, *arguments):
         with torch.no_grad():
             model.linear.bias.fill_(float("nan"))
@@ -109,14 +109,14 @@ def test_a_loss_that_is_no_number_is_an_error(data, monkeypatch):
         train(data, "none", "", 0, SETTINGS)
 
 
-def test_a_test_loss_that_is_no_number_is_an_error(data):
+def test_a_test_loss_of_nan_is_an_error(data):
     x = 1e-3 * data.x
     x[np.flatnonzero(data.test)[0], 0] = 3e38
     with pytest.raises(LapseError, match="the test loss of 'none' with seed 0 is nan"):
         train(replace(data, x=x), "none", "", 0, SETTINGS)
 
 
-def test_evaluation_in_parts_is_evaluation(data, monkeypatch):
+def test_evaluation_in_batches_gives_the_same_losses(data, monkeypatch):
     fit, _, _ = parts(data, 0, SETTINGS)
     model = Classifier(data.x.shape[2], len(data.classes), 5, "").eval()
     whole = evaluate(model, fit)

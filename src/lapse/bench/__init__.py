@@ -1,1 +1,1 @@
-"""The benchmark: correctness first, then the table of speeds, beside what people have today."""
+"""The benchmark: checks that layers compute the right numbers, then times them."""

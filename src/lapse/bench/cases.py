@@ -1,4 +1,4 @@
-"""What is measured: the rows of the table, and the figure that each must reach."""
+"""What is measured, and the figure that each result is required to reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import lapse
-from lapse.core.forms import FORMS
+from lapse.core.forms import examples
 from lapse.core.plan import GATES
 
 
@@ -19,7 +19,7 @@ class Shape(NamedTuple):
     units: int
 
     def flops(self, cell: str) -> int:
-        """Of one training step: products forward, and twice as many back."""
+        """Of one training step: the matrix products forward, and twice as many backward."""
         batch, timesteps, features, units = self
         return 3 * 2 * batch * timesteps * len(GATES[cell]) * units * (features + units)
 
@@ -30,15 +30,15 @@ NAMES = {S1: "S1", S2: "S2", S4: "S4"}
 
 @dataclass(frozen=True)
 class Case:
-    """Training steps that take turns; a row of the table for each but the peer.
+    """Training steps that are timed in turns; each but the baseline is a row of the table.
 
     Attributes:
-        what: the question.
+        what: title of the table.
         cell: "LSTM" or "GRU".
         subjects: by name, what `steps.build` makes.
-        peer: the name of the subject that all others are compared with.
-        must, aim: bounds of the ratio, for subjects with noise or padding, or of the share, in %;
-            None only informs.
+        baseline: name of the subject that all others are compared with.
+        required, goal: upper bounds of the ratio, for subjects with noise or padding, or lower
+            bounds of the share in %; None if the figure is only informative.
         seconds: how long to measure.
     """
 
@@ -46,9 +46,9 @@ class Case:
     cell: str
     shape: Shape
     subjects: dict[str, str]
-    peer: str
-    must: float | None = None
-    aim: float | None = None
+    baseline: str
+    required: float | None = None
+    goal: float | None = None
     seconds: float = 6.0
 
     @property
@@ -56,16 +56,16 @@ class Case:
         return f"{self.cell} {NAMES.get(self.shape) or tuple(self.shape)}"
 
 
-FLOOR = "multiply-adds in registers"
-DROPOUT = "Dropout, over PyTorch's layer without"
+PEAK = "multiply-adds on registers"
+DROPOUT = "Dropout, relative to PyTorch's layer without dropout"
 BOTH = "x:0.5@BFG h:0.5@BFG"  # Keras's dropout=.5, recurrent_dropout=.5
-PEER = {"LSTM": "nn.LSTM", "GRU": "nn.GRU"}
+STOCK = {"LSTM": "nn.LSTM", "GRU": "nn.GRU"}
 
 
 def forms() -> dict[str, str]:
-    """Each published form that acts in an LSTM, at its defaults and at some others; its terms."""
-    made = [form(0.5, 0.5) if form is lapse.KerasDropout else form() for form in FORMS]
-    made += [lapse.Variational(tied=False), lapse.Zoneout(0.05, 0.5), lapse.Gaps(longest=5)]
+    """The terms of each form that acts in an LSTM: its example, and some other arguments."""
+    made = [*examples(), lapse.Variational(tied=False), lapse.Zoneout(0.05, 0.5)]
+    made += [lapse.Gaps(longest=5)]
     return {
         repr(form): " ".join(map(str, form.terms))
         for form in made
@@ -74,39 +74,44 @@ def forms() -> dict[str, str]:
 
 
 def dropout(
-    cell: str, shape: Shape, seconds: float, must: float | None = None, aim: float | None = None
+    cell: str,
+    shape: Shape,
+    seconds: float,
+    required: float | None = None,
+    goal: float | None = None,
 ) -> Case:
-    """Dropout on inputs and states in lapse, over PyTorch's layer without any."""
-    subjects = {"dropout and recurrent_dropout": f"lapse {BOTH}", PEER[cell]: "nn"}
-    if must is not None:
+    """lapse's layer with dropout on inputs and states, relative to PyTorch's without dropout."""
+    subjects = {"dropout and recurrent_dropout": f"lapse {BOTH}", STOCK[cell]: "nn"}
+    if required is not None:
         subjects["no noise"] = "lapse"
-    what = "Other sizes, over PyTorch's layer" if must is None else DROPOUT
-    return Case(what, cell, shape, subjects, PEER[cell], must, aim, seconds)
+    other = "Other sizes, relative to PyTorch's layer without dropout"
+    what = other if required is None else DROPOUT
+    return Case(what, cell, shape, subjects, STOCK[cell], required, goal, seconds)
 
 
 def loop(cell: str, shape: Shape, seconds: float) -> Case:
-    """What one writes today, over PyTorch's layer without any dropout.
+    """A loop over cells, relative to PyTorch's layer without dropout.
 
-    Apart from the others: all that it allocates makes those slower that take turns with it.
+    A case of its own, because the loop's memory allocations slow down what is timed beside it.
     """
-    what = "nn.LSTMCell" if cell == "LSTM" else "the equations"
-    subjects = {f"{what} in a loop, with a mask": "loop", PEER[cell]: "nn"}
-    return Case(DROPOUT, cell, shape, subjects, PEER[cell], seconds=seconds)
+    what = "nn.LSTMCell" if cell == "LSTM" else "GRU equations"
+    subjects = {f"{what} in a Python loop, with a mask": "loop", STOCK[cell]: "nn"}
+    return Case(DROPOUT, cell, shape, subjects, STOCK[cell], seconds=seconds)
 
 
 def share(cell: str, shape: Shape, seconds: float) -> Case:
-    """How much of the processor's peak a layer's products make use of.
+    """The share of the processor's peak that a layer's matrix products reach.
 
-    The peer does as many multiply-adds as they do, in registers, so that it is as fast or slow as
-    the processor is just then.
+    The baseline does the same number of multiply-adds on registers. It is timed in turns with the
+    layer, so a change of the processor's clock affects both.
     """
-    what, subjects = "Share of the processor's peak", {"no noise": "lapse", FLOOR: "floor"}
-    must, aim = (75, 85) if shape == S2 else (None, None)
-    return Case(what, cell, shape, subjects, FLOOR, must, aim, seconds)
+    what, subjects = "Share of the processor's peak", {"no noise": "lapse", PEAK: "peak"}
+    required, goal = (75, 85) if shape == S2 else (None, None)
+    return Case(what, cell, shape, subjects, PEAK, required, goal, seconds)
 
 
 def table(quick: bool) -> list[Case]:
-    """All cases, or those of a first look."""
+    """All cases; with `quick`, a small selection."""
     shapes, seconds = ([S1], 2.0) if quick else ([S1, S2], 8.0)
     bounds = {"LSTM": (1.0, 0.8), "GRU": (0.6, 0.4)}
     cases = [dropout(cell, s, seconds, *bounds[cell]) for cell in bounds for s in shapes]
@@ -114,7 +119,7 @@ def table(quick: bool) -> list[Case]:
     cases += [share(cell, s, seconds / 2) for cell in bounds for s in shapes]
     cases += [
         Case(
-            "Any form, over no noise",
+            "Each form, relative to no noise",
             "LSTM",
             shape,
             {"no noise": "lapse", **{form: f"lapse {terms}" for form, terms in forms().items()}},
@@ -127,11 +132,11 @@ def table(quick: bool) -> list[Case]:
     ]
     cases += [
         Case(
-            "Padded with lengths, over packed through PyTorch's layer",
+            "Padded batches with lengths=, relative to packed sequences in PyTorch's layer",
             cell,
             shape,
-            {"lengths=": "padded", f"{PEER[cell]}, packed": "packed"},
-            f"{PEER[cell]}, packed",
+            {"lengths=": "padded", f"{STOCK[cell]}, packed": "packed"},
+            f"{STOCK[cell]}, packed",
             0.5,
             0.2,
             seconds,

@@ -1,4 +1,4 @@
-"""Correctness, before any timing: all that is timed, against the plain loop in float64."""
+"""Checks everything that is timed against the reference loop in float64."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TOLERANCE = 1e-5
 
 
 def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
-    """How far the output and all gradients of a step lie from the plain loop's, at most.
+    """The largest difference of a step's output and gradients from those of the reference loop.
 
-    Relative to the largest entry, or to 1. The noise is what the step draws by itself; the loop
-    gets it by the same seed.
+    Relative to the largest entry, or to 1. The step draws its own noise; the reference loop draws
+    the same noise from the same seed.
     """
     torch.manual_seed(2)
     found = step(module, x, dy)()
@@ -28,7 +28,7 @@ def error(module: nn.Module, x: Tensor, dy: Tensor) -> float:
 
 
 def exact(module: Any, x: Tensor) -> nn.Module:
-    """The plain loop in float64 with a module's weights, padding, and the noise it draws next."""
+    """The reference loop in float64, with a module's weights, padding and next noise."""
     call: dict[str, Any] = {}
     if isinstance(module, (Padded, Packed)):
         call["lengths"], module = module.lengths, module.layer
@@ -42,19 +42,19 @@ def exact(module: Any, x: Tensor) -> nn.Module:
 
 
 def worst(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """The largest distance of tensors from those that they should be; infinite where one is NaN."""
-    apart = [distance(one, other) for one, other in zip(found, expected, strict=True)]
-    return math.inf if any(map(math.isnan, apart)) else max(apart)
+    """The largest error over several tensors; infinite if one has a NaN."""
+    errors = [distance(one, other) for one, other in zip(found, expected, strict=True)]
+    return math.inf if any(map(math.isnan, errors)) else max(errors)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest entry (or to 1 if smaller)."""
-    apart = (found.detach().double() - expected.detach()).abs().max()
-    return float(apart / expected.detach().abs().max().clamp(min=1))
+    """The largest difference, relative to the largest expected entry (or to 1 if smaller)."""
+    difference = (found.detach().double() - expected.detach()).abs().max()
+    return float(difference / expected.detach().abs().max().clamp(min=1))
 
 
 class _Call(nn.Module):
-    """A module with arguments of a call that are always the same."""
+    """A module with fixed keyword arguments."""
 
     def __init__(self, layer: nn.Module, call: dict[str, Any]) -> None:
         super().__init__()

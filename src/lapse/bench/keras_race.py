@@ -1,4 +1,4 @@
-"""Keras's own layers and lapse's on every backend, each backend in a process of its own."""
+"""Times Keras's layers and lapse's on every backend, each backend in its own process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ BACKENDS = ("torch", "jax", "tensorflow")
 
 @dataclass
 class Race:
-    """By name, "Keras on torch" or "lapse on torch": the seconds of each training step, how far
-    lapse's layer lies from the plain loop, and why something was not measured.
+    """Results by name, such as "Keras on torch" or "lapse on torch".
+
+    Attributes:
+        times: seconds of each training step.
+        errors: of lapse's layers, against the reference loop.
+        missing: why something was not measured.
     """
 
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -32,11 +36,11 @@ class Race:
 
 
 class Stopped(Exception):
-    """A worker has ended by itself; the message has its last words."""
+    """A worker process has ended early; the message has its last line of output."""
 
 
 class Worker:
-    """A process of `keras_worker`."""
+    """A process that runs `keras_worker`."""
 
     def __init__(self, backend: str, log: Any) -> None:
         self.backend, self.log = backend, log
@@ -50,9 +54,9 @@ class Worker:
         )
 
     def ask(self, question: Any) -> Any:
-        """Sends a line, and waits for the answer."""
+        """Sends a question as one line of JSON and returns the answer."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        with suppress(BrokenPipeError):  # the process has ended; what it said last tells why
+        with suppress(BrokenPipeError):  # the process has ended; its log says why
             print(json.dumps(question), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
@@ -75,7 +79,7 @@ def worker(backend: str) -> Iterator[Worker]:
 
 
 def not_installed(backend: str) -> str | None:
-    """What a backend lacks, in words; None if it can run."""
+    """Why a backend can't run; None if it can."""
     for package in ("keras", backend):
         if find_spec(package) is None:
             return f"{package} is not installed"
@@ -83,7 +87,7 @@ def not_installed(backend: str) -> str | None:
 
 
 def race(cell: str, shape: Shape, seconds: float, threads: int) -> Race:
-    """Lets the backends take turns: while one runs a step, the others wait for their line."""
+    """Times all backends in turns: while one runs a step, the others wait for input."""
     found = Race()
     steps: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:

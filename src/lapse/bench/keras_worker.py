@@ -1,8 +1,8 @@
-"""Training steps of Keras models on one backend: a process that waits for its turn.
+"""A process that runs training steps of Keras models on one backend, one step per request.
 
-Run as `python -m lapse.bench.keras_worker`, with KERAS_BACKEND set. It reads lines of JSON: first
-the number of threads and the models, answered by how far lapse's lie from the plain loop, by name;
-then the names of those whose turn it is, each answered by the seconds of a step.
+Run as `python -m lapse.bench.keras_worker`, with KERAS_BACKEND set. It reads lines of JSON. The
+first has the number of threads and the models; the answer is the error of lapse's models, by name.
+Each further line is the name of a model; the answer is the seconds of one training step.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a framework prints is no answer
+    os.dup2(2, 1)  # what a framework prints must not mix with the answers
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    asked = json.loads(sys.stdin.readline())
-    confine(asked["threads"])
+    request = json.loads(sys.stdin.readline())
+    limit_cores(request["threads"])
     models, errors = {}, {}
-    for name, ours, cell, shape in asked["models"]:
+    for name, ours, cell, shape in request["models"]:
         models[name] = model, x, y = build(ours, cell, shape)
         if ours:
             errors[name] = error(model.layers[-1], x)
@@ -38,17 +38,17 @@ def main() -> None:
         answer(time.perf_counter() - start)
 
 
-def confine(threads: int) -> None:
-    """Leaves the process as many cores as it shall have threads, where the system can.
+def limit_cores(threads: int) -> None:
+    """Restricts the process to as many cores as it should have threads, if the system allows it.
 
-    JAX and TensorFlow have no setting in common, but all make their pools as large as that.
+    JAX and TensorFlow share no setting for the number of threads, but both use one per core.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def build(ours: bool, cell: str, shape: tuple[int, int, int, int]) -> tuple[Any, Any, Any]:
-    """A model of one layer that returns sequences; its input, and a target for squared error."""
+    """A model with one layer that returns sequences, its input, and its target."""
     import keras
     import numpy as np
 
@@ -66,7 +66,7 @@ def build(ours: bool, cell: str, shape: tuple[int, int, int, int]) -> tuple[Any,
         return_sequences=True,
         dropout=0.5,
         recurrent_dropout=0.5,
-        **({"kernel": "cpu"} if ours else {}),
+        **({"engine": "cpu"} if ours else {}),
     )
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
@@ -74,9 +74,9 @@ def build(ours: bool, cell: str, shape: tuple[int, int, int, int]) -> tuple[Any,
 
 
 def error(layer: Any, x: Any) -> float:
-    """How far output and gradients of lapse's layer lie from the plain loop's in float64, at most.
+    """The largest difference of a layer's output and gradients from those of the reference loop.
 
-    Relative to the largest entry, or to 1; with the same masks.
+    Relative to the largest entry, or to 1. Both use the same masks.
     """
     import numpy as np
     import torch
@@ -94,14 +94,15 @@ def error(layer: Any, x: Any) -> float:
     def double(value: Any) -> Any:
         return torch.tensor(ops.convert_to_numpy(value), dtype=torch.float64, requires_grad=True)
 
-    exact: dict[str, Any] = {"dtype": torch.float64, "kernel": "reference", "batch_first": True}
+    exact: dict[str, Any] = {"dtype": torch.float64, "engine": "reference", "batch_first": True}
     terms = list(layer.plan.terms)
-    twin = getattr(lapse.torch, layer.kind)(x.shape[2], layer.units, noise=terms, **exact)
+    twin = getattr(lapse.torch, layer.cell_name)(x.shape[2], layer.units, noise=terms, **exact)
     leaves = [double(x), *map(double, layer.get_weights())]
     weights = to_torch(layer.cell_name, Weights(*leaves[1:]), BACKEND)
     names = [name for name, _ in twin.named_parameters()]
     given = {"masks": Masks(*(mask if mask is None else double(mask) for mask in masks))}
-    by_name = dict(zip(names, weights, strict=True))
+    there = (weight for weight in weights if weight is not None)
+    by_name = dict(zip(names, there, strict=True))
     output, _ = torch.func.functional_call(twin, by_name, (leaves[0],), given)
     of_leaves = torch.autograd.grad(output, leaves, torch.tensor(dy, dtype=torch.float64))
     found = [ops.convert_to_numpy(result) for result in results(layer, x, masks, dy)]
@@ -109,7 +110,7 @@ def error(layer: Any, x: Any) -> float:
 
 
 def results(layer: Any, x: Any, masks: Any, dy: Any) -> list[Any]:
-    """The output of a layer, and the gradients of its input and weights."""
+    """The output of a layer and the gradients of its input and weights."""
     import keras
     from keras import ops
 

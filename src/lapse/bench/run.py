@@ -1,4 +1,4 @@
-"""The whole benchmark: a plain result, rows of numbers that `report` draws."""
+"""Runs the whole benchmark; the result is plain data, which `report` turns into tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from lapse.bench import check, keras_race, machine, start, steps, timing
-from lapse.bench.cases import BOTH, FLOOR, NAMES, S1, S2, Case, Shape, table
+from lapse.bench import check, keras_race, memory, startup, steps, timing
+from lapse.bench.cases import BOTH, NAMES, PEAK, S1, S2, Case, Shape, table
+from lapse.bench.peak import multiply_adds
 
 
 @dataclass
@@ -16,46 +17,47 @@ class Row:
     """One figure.
 
     Attributes:
-        what: the question; rows with the same one stand in one table.
-        case, subject, peer: what was measured, over what.
-        value: a ratio of times, unless `unit` says something else; None where it wasn't measured.
-        must, aim: what `value` must reach and may aim at, from above unless `unit` is "%".
+        what: title of the table.
+        case: cell and shape.
+        subject, baseline: what is measured, and what it is compared with.
+        value: a ratio of times, unless `unit` says otherwise; None if not measured.
+        required, goal: bounds of `value`: lower bounds if `unit` is "%", otherwise upper bounds.
         ms, low, high: the subject's median time and its quartiles.
-        peer_ms: the peer's median time.
-        gflops: floating-point operations a second in the subject's products.
-        error: how far the subject lies from the plain loop in float64; None if not checked.
+        baseline_ms: the baseline's median time.
+        gflops: floating-point operations per second in the subject's matrix products, in 10^9.
+        error: the largest difference from the reference loop in float64; None if not checked.
         note: why there is no value.
     """
 
     what: str
     case: str
     subject: str
-    peer: str = ""
+    baseline: str = ""
     value: float | None = None
     unit: str = "ratio"
-    must: float | None = None
-    aim: float | None = None
+    required: float | None = None
+    goal: float | None = None
     ms: float | None = None
     low: float | None = None
     high: float | None = None
-    peer_ms: float | None = None
+    baseline_ms: float | None = None
     gflops: float | None = None
     error: float | None = None
     note: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what it must be; None where nothing is asked, or nothing was measured."""
-        if self.must is None or self.value is None:
+        """Whether `value` is within its required bound; None without a bound or a value."""
+        if self.required is None or self.value is None:
             return None
-        return self.value >= self.must if self.unit == "%" else self.value <= self.must
+        return self.value >= self.required if self.unit == "%" else self.value <= self.required
 
     @property
     def wrong(self) -> bool:
         return self.error is not None and not self.error <= check.TOLERANCE
 
 
-WRONG = "not measured: it computes something else"
+WRONG = "not timed: its numbers are wrong"
 Progress = Callable[[str, float], None]
 
 
@@ -63,13 +65,13 @@ def run(quick: bool, described: dict[str, Any], progress: Progress) -> dict[str,
     """Measures everything.
 
     Args:
-        quick: whether only what a first look needs.
-        described: from `machine.describe`.
-        progress: hears what comes next, and which share is done.
+        quick: whether to measure a small selection only.
+        described: from `environment.describe`.
+        progress: called before each part with its name and the share of the work that is done.
     """
     cases = table(quick)
     shapes = [] if quick else [(cell, shape) for cell in ("LSTM", "GRU") for shape in (S1, S2)]
-    # What each part takes, about: seconds, for the progress.
+    # Estimated seconds of each part, for the progress.
     weights = [case.seconds + 1 for case in cases] + [60.0 for _ in shapes] + [12.0]
     rows: list[Row] = []
     for n, case in enumerate(cases):
@@ -78,68 +80,71 @@ def run(quick: bool, described: dict[str, Any], progress: Progress) -> dict[str,
     for n, (cell, shape) in enumerate(shapes, len(cases)):
         progress(f"Keras: {cell} {NAMES[shape]}", sum(weights[:n]) / sum(weights))
         rows += keras(cell, shape, described["threads"])
-    progress("beginning", 1 - weights[-1] / sum(weights))
-    rows += beginning()
+    progress("startup and memory", 1 - weights[-1] / sum(weights))
+    rows += startup_rows() + memory_rows()
     return {"machine": described, "quick": quick, "rows": [asdict(row) for row in rows]}
 
 
 def measure(case: Case) -> list[Row]:
-    """The rows of a case: right first, then timed."""
+    """The rows of a case: every subject is checked before any is timed."""
     x, dy = steps.inputs(case)
     flops = case.shape.flops(case.cell)
-    modules = {n: steps.build(case, kind) for n, kind in case.subjects.items() if n != FLOOR}
+    modules = {n: steps.build(case, kind) for n, kind in case.subjects.items() if n != PEAK}
     errors = {name: check.error(module, x, dy) for name, module in modules.items()}
     of_case: dict[str, Any] = {"what": case.what, "case": case.name}
     wrong = [
-        Row(**of_case, subject=name, error=apart, note=WRONG)
-        for name, apart in errors.items()
-        if not apart <= check.TOLERANCE
+        Row(**of_case, subject=name, error=error, note=WRONG)
+        for name, error in errors.items()
+        if not error <= check.TOLERANCE
     ]
-    if wrong:  # and nothing of it is timed
+    if wrong:  # then nothing of this case is timed
         return wrong
     subjects: dict[str, steps.Step] = {n: steps.step(m, x, dy) for n, m in modules.items()}
-    if FLOOR in case.subjects:
-        subjects[FLOOR] = partial(machine.multiply_adds, flops)
+    if PEAK in case.subjects:
+        subjects[PEAK] = partial(multiply_adds, flops)
     times = timing.interleave(subjects, case.seconds)
     found = []
     for name, kind in case.subjects.items():
-        if name == case.peer:
+        if name == case.baseline:
             continue
-        row: dict[str, Any] = timed(times[name], times[case.peer])
+        row: dict[str, Any] = timed(times[name], times[case.baseline])
         row["error"] = errors[name]
-        if case.peer == FLOOR:
+        if case.baseline == PEAK:
             row["value"], row["unit"] = 100 / row["value"], "%"
-        if case.peer == FLOOR or kind == "padded" or kind.startswith("lapse "):
-            row |= {"must": case.must, "aim": case.aim}
+        if case.baseline == PEAK or kind == "padded" or kind.startswith("lapse "):
+            row |= {"required": case.required, "goal": case.goal}
         if kind.startswith("lapse"):
             row["gflops"] = flops / row["ms"] / 1e6
-        found.append(Row(**of_case, subject=name, peer=case.peer, **row))
+        found.append(Row(**of_case, subject=name, baseline=case.baseline, **row))
     return found
 
 
-def timed(times: list[float], peer: list[float]) -> dict[str, float]:
-    """The numbers of a row, from what the subject and its peer took in the same rounds."""
-    own, other = timing.summary(times), timing.summary(peer)
+def timed(times: list[float], baseline: list[float]) -> dict[str, float]:
+    """The figures of a row, from the times of subject and baseline in the same rounds."""
+    own, other = timing.summary(times), timing.summary(baseline)
     return {
-        "value": timing.ratio(times, peer)["median"],
+        "value": timing.ratio(times, baseline)["median"],
         "ms": 1e3 * own["median"],
         "low": 1e3 * own["q1"],
         "high": 1e3 * own["q3"],
-        "peer_ms": 1e3 * other["median"],
+        "baseline_ms": 1e3 * other["median"],
     }
 
 
 def keras(cell: str, shape: Shape, threads: int) -> list[Row]:
-    """lapse on each backend of Keras, over the fastest of Keras's own layers, and each of these."""
-    what = "Keras with dropout=.5, recurrent_dropout=.5, over the fastest stock backend"
+    """Keras's and lapse's layer on each backend, relative to Keras's on its fastest backend."""
+    what = (
+        "Keras layers with dropout=.5, recurrent_dropout=.5, relative to Keras's own layer on its "
+        "fastest backend"
+    )
     of_case: dict[str, Any] = {"what": what, "case": f"{cell} {NAMES[shape]}"}
     found = keras_race.race(cell, shape, 12.0, threads)
     rows = [
         Row(**of_case, subject=name, note=f"not measured: {why}")
         for name, why in found.missing.items()
     ]
-    wrong = {name: apart for name, apart in found.errors.items() if not apart <= check.TOLERANCE}
-    rows += [Row(**of_case, subject=name, error=apart, note=WRONG) for name, apart in wrong.items()]
+    wrong = {name: error for name, error in found.errors.items() if not error <= check.TOLERANCE}
+    rows += [Row(**of_case, subject=name, error=error, note=WRONG) for name, error in wrong.items()]
     stock = {name: taken for name, taken in found.times.items() if name not in found.errors}
     if not stock:
         return rows
@@ -148,30 +153,33 @@ def keras(cell: str, shape: Shape, threads: int) -> list[Row]:
         if name != fastest and name not in wrong:
             row: dict[str, Any] = timed(taken, stock[fastest])
             if name in found.errors:
-                row |= {"must": 0.6, "aim": 0.45, "error": found.errors[name]}
-            rows.append(Row(**of_case, subject=name, peer=fastest, **row))
+                row |= {"required": 0.6, "goal": 0.45, "error": found.errors[name]}
+            rows.append(Row(**of_case, subject=name, baseline=fastest, **row))
     return rows
 
 
-def beginning() -> list[Row]:
-    """Import, first step, and memory."""
-    first = "from `import lapse.torch`, after PyTorch's, to the end of a training step"
-    time_rows = [
-        Row("To begin", "seconds", "import lapse", value=start.seconds(start.IMPORT), must=0.2),
-        Row("To begin", "seconds", first, value=start.seconds(start.FIRST_STEP), must=1.0),
+def startup_rows() -> list[Row]:
+    """Seconds in a new Python process."""
+    of_case: dict[str, Any] = {"what": "Startup", "case": "new Python process", "unit": "s"}
+    first = "first training step, including the import of lapse.torch but not of PyTorch"
+    imported, stepped = (startup.seconds(p) for p in (startup.IMPORT, startup.FIRST_STEP))
+    return [
+        Row(**of_case, subject="import lapse", value=imported, required=0.2),
+        Row(**of_case, subject=first, value=stepped, required=1.0),
     ]
-    quiet = start.bytes_a_step("")
-    noises = {"constant over time": BOTH, "drawn each step": "c:.5@BTF>prev s:.05@BTF>prev"}
-    memory = [
-        Row(
-            "More bytes kept for backward than without noise, for each unit and step",
-            f"LSTM {NAMES[S1]}",
-            f"{name}: {noise}",
-            value=(start.bytes_a_step(noise) - quiet) / (S1.batch * S1.units),
-            must=0.0 if name == "constant over time" else 2.0,
-        )
-        for name, noise in noises.items()
+
+
+def memory_rows() -> list[Row]:
+    """Bytes that noise adds to what is kept for the backward pass."""
+    what = "Additional bytes that noise keeps for the backward pass, per unit and timestep"
+    of_case: dict[str, Any] = {"what": what, "case": f"LSTM {NAMES[S1]}", "unit": "bytes"}
+    without = memory.bytes_per_step("")
+
+    def row(name: str, noise: str, required: float) -> Row:
+        value = (memory.bytes_per_step(noise) - without) / (S1.batch * S1.units)
+        return Row(**of_case, subject=f"{name}: {noise}", value=value, required=required)
+
+    return [
+        row("constant over time", BOTH, 0.0),
+        row("drawn at each step", "c:.5@BTF>prev s:.05@BTF>prev", 2.0),
     ]
-    for row in (*time_rows, *memory):
-        row.unit = "s" if row in time_rows else "bytes"
-    return time_rows + memory

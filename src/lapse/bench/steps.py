@@ -1,4 +1,4 @@
-"""One training step of each layer that is compared: forward, and back to the input and weights."""
+"""A training step of each layer that is timed: forward, and gradients of input and weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Step = Callable[[], Any]
 
 
 class LoopWithMask(nn.Module):
-    """What one writes today: a cell in a loop, with one recurrent mask a sequence.
+    """A cell in a Python loop, with one recurrent mask per sequence: the way without lapse.
 
-    For GRU with its equations, as `nn.GRUCell` would drop from the state that it carries as well.
+    The GRU is written out, because `nn.GRUCell` would also carry the masked state forward.
     """
 
     def __init__(self, cell: str, features: int, units: int) -> None:
@@ -28,7 +28,7 @@ class LoopWithMask(nn.Module):
         self.units = units
 
     def draw(self, x: Tensor) -> Tensor:
-        """The mask of a call, (batch, units)."""
+        """The mask of one call, (batch, units)."""
         return nn.functional.dropout(x.new_ones(x.shape[0], self.units))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class LoopWithMask(nn.Module):
 
 
 class Packed(nn.Module):
-    """PyTorch's layer on a packed sequence, from padded to padded."""
+    """PyTorch's layer on a padded batch, which is packed before the layer and padded after it."""
 
     def __init__(self, layer: nn.Module, lengths: Tensor) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Packed(nn.Module):
 
 
 class Padded(nn.Module):
-    """lapse's layer on a padded batch with its lengths."""
+    """lapse's layer on a padded batch, with lengths."""
 
     def __init__(self, layer: nn.Module, lengths: Tensor) -> None:
         super().__init__()
@@ -76,19 +76,19 @@ class Padded(nn.Module):
 
 
 def lengths_of(case: Case) -> Tensor:
-    """Real steps of each sample: most are short, one is as long as there are timesteps.
+    """The length of each sample: most are short, and one has all timesteps.
 
-    The n-th of B has (n/B)^2 of the steps, which is a third of them on average.
+    The n-th of B samples has (n/B)^2 of the timesteps, a third on average.
     """
     share = (torch.arange(case.shape.batch) + 1) / case.shape.batch
     return (share**2 * case.shape.timesteps).ceil().to(torch.int64)
 
 
 def build(case: Case, kind: str) -> nn.Module:
-    """The module of a subject, with weights that are the same for all kinds of layers.
+    """The module of a subject; all kinds have the same weights.
 
     Args:
-        kind: "nn", "loop", "packed", "padded", or "lapse" with the terms of its noise behind it.
+        kind: "nn", "loop", "packed", "padded", or "lapse" followed by the terms of its noise.
     """
     _, _, features, units = case.shape
     torch.manual_seed(0)
@@ -107,13 +107,14 @@ def build(case: Case, kind: str) -> nn.Module:
     return Padded(layer, lengths_of(case)) if kind == "padded" else layer
 
 
-def like(module: nn.Module, noise: str, kernel: str) -> Any:
-    """lapse's layer with the weights of another one, or of a cell."""
-    kind: Any = getattr(ours, type(module).__name__.removesuffix("Cell"))
-    with warnings.catch_warnings():  # of forms that forget at evaluation, which nobody runs here
-        warnings.filterwarnings("ignore", ".*forgets at evaluation", UserWarning)
-        layer = kind(
-            module.input_size, module.hidden_size, batch_first=True, noise=noise, kernel=kernel
+def like(module: nn.Module, noise: str, engine: str) -> Any:
+    """lapse's layer with the weights of another layer, or of a cell."""
+    layer_class: Any = getattr(ours, type(module).__name__.removesuffix("Cell"))
+    with warnings.catch_warnings():
+        # RnnDrop warns that evaluation forgets; only training steps are timed.
+        warnings.simplefilter("ignore", UserWarning)
+        layer = layer_class(
+            module.input_size, module.hidden_size, batch_first=True, noise=noise, engine=engine
         )
     weights = module.state_dict().items()
     layer.load_state_dict({name.removesuffix("_l0") + "_l0": w for name, w in weights})
@@ -121,14 +122,14 @@ def like(module: nn.Module, noise: str, kernel: str) -> Any:
 
 
 def inputs(case: Case) -> tuple[Tensor, Tensor]:
-    """An input, and a gradient for the output."""
+    """An input, and a gradient of the output."""
     batch, timesteps, features, units = case.shape
     torch.manual_seed(1)
     return torch.randn(batch, timesteps, features), torch.randn(batch, timesteps, units)
 
 
 def step(module: nn.Module, x: Tensor, dy: Tensor) -> Step:
-    """A callable that runs one training step, and returns the output and all gradients."""
+    """A callable that runs one training step and returns the output and all gradients."""
     leaf = x.clone().requires_grad_()
     parameters = list(module.parameters())
 

@@ -1,4 +1,4 @@
-"""Times of things that take turns, so that what slows the machine down slows all of them."""
+"""Interleaved timing: subjects take turns, so that a slow phase of the machine affects all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-ROUNDS = 20  # at least
-PATIENCE = 4  # how many times as long as it should the measuring may take for these ROUNDS
-FEWEST = 5  # with no patience left
+ROUNDS = 20  # at least, as long as they take no more than PATIENCE times the given seconds
+PATIENCE = 4
+MIN_ROUNDS = 5  # however long they take
 
 
 def interleave(
@@ -20,13 +20,13 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each subject in each round; a round runs every subject once.
 
-    Every other round goes backwards, so that nobody always comes after the same one. A subject
-    that says how long it took, by returning a float, is believed. Two rounds go first, unmeasured.
+    Every other round runs in reverse order, so that no subject always follows the same one. If a
+    subject returns a float, that is its time. Two warm-up rounds are not measured.
 
     Args:
         subjects: what to call, by name.
-        seconds: how long to go on.
-        clock: seconds since some time.
+        seconds: how long to measure.
+        clock: returns the current time in seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(2):
@@ -34,25 +34,26 @@ def interleave(
             run()
     start_of_all, order = clock(), list(subjects)
 
-    def goes_on() -> bool:
-        rounds, gone = len(times[order[0]]), clock() - start_of_all
-        return gone < seconds or rounds < (ROUNDS if gone < PATIENCE * seconds else FEWEST)
+    def unfinished() -> bool:
+        rounds, elapsed = len(times[order[0]]), clock() - start_of_all
+        patient = elapsed < PATIENCE * seconds
+        return elapsed < seconds or rounds < (ROUNDS if patient else MIN_ROUNDS)
 
-    while goes_on():
+    while unfinished():
         for name in order:
             start = clock()
-            said = subjects[name]()
-            times[name].append(said if isinstance(said, float) else clock() - start)
+            returned = subjects[name]()
+            times[name].append(returned if isinstance(returned, float) else clock() - start)
         order.reverse()
     return times
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Of seconds: the least, the median, and the quartiles between which half of them lie."""
+    """Minimum, quartiles and median of seconds, and the number of rounds."""
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"min": min(times), "q1": low, "median": middle, "q3": high, "rounds": len(times)}
 
 
 def ratio(times: list[float], peer: list[float]) -> dict[str, float]:
-    """The same of the ratios in each round, which what slows a whole round down leaves alone."""
+    """The same for the ratio in each round: a slow phase affects both times of its round."""
     return summary([one / other for one, other in zip(times, peer, strict=True)])

@@ -1,1 +1,1 @@
-"""Trains the placements of dropout side by side on someone's sequences, and says which one wins."""
+"""Trains placements of dropout side by side on the user's sequences and says which is best."""

@@ -1,4 +1,4 @@
-"""From runs to the table's rows, and to the one sentence that answers the question."""
+"""Turns runs into the rows of the table, and into the one sentence that answers the question."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from statistics import fmean
 
 from lapse.compare.placements import Placement
 from lapse.compare.result import Row, Run
-from lapse.compare.statistics import ENOUGH, LEVEL, holm, paired, verdict
+from lapse.compare.statistics import LEVEL, MIN_SEEDS, holm, paired, verdict
 
 
 def rows(
     placements: Sequence[Placement], runs: Sequence[Run], step_ms: dict[str, float]
 ) -> tuple[Row, ...]:
-    """One row a placement; the first is the baseline that the others are paired with.
+    """One row per placement; the first is the baseline that the others are compared with.
 
     Args:
-        placements: the first without noise.
-        runs: of every distinct placement under the same seeds.
+        placements: the first must be without noise.
+        runs: of every distinct placement with the same seeds.
         step_ms: milliseconds of a training step, by noise.
     """
     by_placement = _by_placement(runs)
-    owner: dict[str, str] = {}  # by noise, the placement whose runs these are
+    owner: dict[str, str] = {}  # by noise, the key of the placement that was trained
     for placement in placements:
         owner.setdefault(placement.noise, placement.key)
     base = [run.test_log_loss for run in by_placement[placements[0].key]]
@@ -59,44 +59,39 @@ def rows(
 
 
 def answer(table: Sequence[Row], runs: Sequence[Run], name: str) -> str:
-    """One sentence: does a placement beat dropping nothing, and do layers or arguments win?"""
+    """One sentence: is a placement better than no dropout, and are layers or arguments better?"""
     seeds = len({run.seed for run in runs})
     digits, chosen = places(table), best(table)
-    if seeds < ENOUGH:
-        return (
-            f"A first look at {name} with {seeds} seeds, too few for a verdict: the lowest "
-            f"validation loss belongs to {_named(chosen, table)}{_gain(chosen, digits)}."
-        )
+    lowest = f"{_named(chosen, table)} has the lowest validation loss"
+    if gain := _gain(chosen, digits):
+        lowest += f", and its test log-loss is {gain}"
+    if seeds < MIN_SEEDS:
+        return f"A first look at {name} with {seeds} seeds, too few for a verdict: {lowest}."
     second, loser = _layer_or_argument(table, runs, digits)
     better = [row.label for row in table if row.verdict == "better" and not row.same_as]
     worse = [row.label for row in table if row.verdict == "worse" and not row.same_as]
     if chosen.verdict == "better":
-        use = "use" if chosen.kind != loser else "the lowest validation loss belongs to"
-        first = (
-            f"{use} {_named(chosen, table)}{_gain(chosen, digits)}, lower in {chosen.won} of "
-            f"{seeds} seeds"
-        )
+        if chosen.kind != loser:
+            lowest = f"use {_named(chosen, table)}, whose test log-loss is {gain}"
+        first = f"{lowest}, lower in {chosen.won} of {seeds} seeds"
     elif better:
-        first = (
-            f"the lowest validation loss belongs to {_named(chosen, table)}"
-            f"{_gain(chosen, digits)}, though {_listed(better)} detectably better than none"
-        )
+        first = f"{lowest}, but {_listed(better)} significantly better than no dropout"
     else:
-        first = "no placement of dropout is detectably better than none"
-        first += f", and {_listed(worse)} worse" if worse else ""
-    return f"On {name} {first}; {second}."
+        first = "no placement of dropout is significantly better than no dropout"
+        first += f", and {_listed(worse)} significantly worse" if worse else ""
+    return f"On {name}, {first}; {second}."
 
 
 def best(table: Sequence[Row]) -> Row:
-    """The row to name: the lowest validation loss, none among them.
+    """The row with the lowest validation loss, which may be no dropout; the answer names it.
 
-    The test losses have no say, so that those of the row are no winner's luck.
+    Test losses play no part in the choice, because the lowest of them would be biased.
     """
     return min((row for row in table if not row.same_as), key=lambda row: row.validation_log_loss)
 
 
 def places(table: Sequence[Row]) -> int:
-    """How many decimals the losses of this table are given with: three digits of the lowest."""
+    """The number of decimals of the losses in this table: the lowest has three digits."""
     lowest = min(row.log_loss for row in table)
     return min(8, 2 - math.floor(math.log10(lowest))) if 0 < lowest < 1 else 3
 
@@ -106,7 +101,8 @@ def _layer_or_argument(
 ) -> tuple[str, str | None]:
     """Compares the best Dropout layer with the best arguments, both chosen by validation loss.
 
-    One test of its own, at the same level. The second result is the kind that lost, if one did.
+    This is a separate test at the same level. The second result is the kind that is worse, if the
+    difference is significant.
     """
     layer, argument = (
         min((row for row in table if row.kind == kind), key=lambda row: row.validation_log_loss)
@@ -115,7 +111,7 @@ def _layer_or_argument(
     if layer.noise == argument.noise:
         same = f"{layer.label} is {argument.label}"
         return (
-            f"as for a layer or the arguments, the best of each are one and the same: {same}",
+            f"the best Dropout layer and the best arguments are the same computation: {same}",
             None,
         )
     by_placement = _by_placement(runs)
@@ -130,29 +126,29 @@ def _layer_or_argument(
     )
     names = f"the best Dropout layer ({layer.label}) and the best arguments ({argument.label})"
     if not found.p < LEVEL:
-        return f"between {names} there is no detectable difference ({interval})", None
-    winner, loser = ("layer", "argument") if found.mean < 0 else ("arguments", "layer")
-    return f"between {names} the {winner} won ({interval})", loser
+        return f"between {names}, there is no significant difference ({interval})", None
+    better, worse = ("layer is", "argument") if found.mean < 0 else ("arguments are", "layer")
+    return f"between {names}, the {better} better ({interval})", worse
 
 
 def _gain(row: Row, digits: int) -> str:
+    """The difference of the test log-loss to no dropout; empty for no dropout itself."""
     if row.difference is None or row.low is None or row.high is None:
         return ""
     return (
-        f", whose test log-loss is {abs(row.difference):.{digits}f} "
-        f"{'lower' if row.difference < 0 else 'higher'} than without dropout (95 % interval "
-        f"{signed(row.low, digits)} to {signed(row.high, digits)})"
+        f"{abs(row.difference):.{digits}f} {'lower' if row.difference < 0 else 'higher'} than "
+        f"without dropout (95 % interval {signed(row.low, digits)} to {signed(row.high, digits)})"
     )
 
 
 def signed(number: float, digits: int) -> str:
-    """With its sign, and a minus as print has it."""
+    """A number with its sign, and with the typographic minus."""
     return f"{number:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _named(row: Row, table: Sequence[Row]) -> str:
     twins = [other.label for other in table if other.same_as == row.placement]
-    label = "no dropout at all" if row.kind == "none" else row.label
+    label = "the model without dropout" if row.kind == "none" else row.label
     return f"{label} (the same as {_listed(twins, '')})" if twins else label
 
 

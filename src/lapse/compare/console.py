@@ -1,33 +1,34 @@
-"""`lapse compare` as the terminal shows it: progress, answer, table, and the files."""
+"""The command `lapse compare` on the terminal: progress, table, answer, and result files."""
 
 from __future__ import annotations
 
 import time as clock
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from lapse.compare import report
-from lapse.compare.answer import answer, rows
+from lapse.compare.compare import Watcher, compare
 from lapse.compare.data import Dataset, japanese_vowels, load
-from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Run
-from lapse.compare.statistics import ENOUGH
-from lapse.compare.study import Study, made_with, measure, run
-from lapse.compare.training import Settings
+from lapse.compare.statistics import MIN_SEEDS
+from lapse.compare.study import QUICK_SEEDS, Study, full_study, quick_study
 from lapse.core.errors import LapseError
-from lapse.files import ready, write_whole
-
-QUICK_SEEDS = 3
-QUICK_EPOCHS = 15
+from lapse.files import check_writable, write_atomically
 
 
-def compare(
+def command(
     file: Path | None,
     *,
     id: str | None,
@@ -36,26 +37,26 @@ def compare(
     out: Path,
     quick: bool,
     seeds: int | None,
-) -> Comparison:
-    """Runs a comparison, shows it, and writes `results.json` and `report.html` into `out`.
+) -> None:
+    """Runs a comparison, prints it, and writes `results.json` and `report.html` to `out`.
 
     Args:
         file: a .ts or long .csv file; the embedded data if None.
         id, time, target: columns of the CSV file.
-        out: the folder for the results; finished runs are kept in `out/runs`.
-        quick: fewer seeds, epochs and placements.
-        seeds: how many paired seeds.
+        out: folder for the results; finished runs are stored in `out/runs`.
+        quick: whether to take a first look only.
+        seeds: number of paired seeds.
 
     Raises:
         LapseError: for a mistake in any of these.
     """
-    study = plan_study(_data(file, id=id, time=time, target=target), quick=quick, seeds=seeds)
+    study = _study(_data(file, id=id, time=time, target=target), quick=quick, seeds=seeds)
     if not out.exists():
-        write_whole(out / ".gitignore", "*\n")
-    runs_in = ready(out / "runs")  # finds out now, not after the runs, whether it can be written
+        write_atomically(out / ".gitignore", "*\n")
+    check_writable(out / "runs")  # before the training, which takes minutes
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 160  # in a file or a pipe no line is cut
+        console.width = 160  # so that no line is cut in a file or a pipe
     data = study.data
     console.print(
         f"{data.name}: {int((~data.test).sum())} training and {int(data.test.sum())} test "
@@ -63,57 +64,12 @@ def compare(
         f"{data.lengths.min()} to {data.lengths.max()} steps\n"
         f"held out for the test: {data.held_out}"
     )
-    runs = _run(study, runs_in, console)
-    console.print("measuring the time of a step ...")
-    step_ms = measure(study)
-    table = rows(study.placements, runs, step_ms)
-    comparison = Comparison(
-        answer=answer(table, runs, data.name),
-        data=describe(data),
-        settings={**asdict(study.settings), "seeds": study.seeds, "quick": quick},
-        rows=table,
-        runs=tuple(runs),
-        made_with=made_with(),
-    )
-    write_whole(out / "results.json", comparison.to_json())
-    write_whole(out / "report.html", report.html(comparison))
-    _show(comparison, console)
+    with _watcher(console, len(study.tasks())) as watcher:
+        comparison = compare(study, out / "runs", watcher)
+    write_atomically(out / "results.json", comparison.to_json())
+    write_atomically(out / "report.html", report.html(comparison))
+    print_table(comparison, console)
     console.print(f"\n{comparison.answer}\n\n{out / 'report.html'}  {out / 'results.json'}")
-    return comparison
-
-
-def plan_study(data: Dataset, *, quick: bool, seeds: int | None) -> Study:
-    """The study that the options ask for."""
-    if quick:
-        if seeds is not None:
-            raise LapseError(
-                f"--quick looks at {QUICK_SEEDS} seeds, and --seeds {seeds} was given too; write "
-                "one of the two."
-            )
-        few = tuple(placement for placement in PLACEMENTS if placement.key in QUICK)
-        return Study(data, few, QUICK_SEEDS, replace(Settings(), epochs=QUICK_EPOCHS))
-    if seeds is not None and seeds < ENOUGH:
-        raise LapseError(
-            f"--seeds {seeds} is too few for a verdict; give at least {ENOUGH}, or --quick for a "
-            "first look."
-        )
-    return Study(data, PLACEMENTS, seeds or ENOUGH, Settings())
-
-
-def describe(data: Dataset) -> dict[str, Any]:
-    """What the results say of the data."""
-    return {
-        "name": data.name,
-        "source": data.source,
-        "sha256": data.sha256,
-        "train": int((~data.test).sum()),
-        "test": int(data.test.sum()),
-        "held_out": data.held_out,
-        "features": list(data.features),
-        "classes": list(data.classes),
-        "shortest": int(np.min(data.lengths)),
-        "longest": int(np.max(data.lengths)),
-    }
 
 
 def _data(file: Path | None, **columns: str | None) -> Dataset:
@@ -122,51 +78,84 @@ def _data(file: Path | None, **columns: str | None) -> Dataset:
     for name, column in columns.items():
         if column is not None:
             raise LapseError(
-                f"--{name} {column} was given without a FILE; write the CSV file's name."
+                f"--{name} {column} was given without a FILE; add the name of the CSV file."
             )
     return japanese_vowels()
 
 
-def _run(study: Study, folder: Path, console: Console) -> list[Run]:
+def _study(data: Dataset, *, quick: bool, seeds: int | None) -> Study:
+    if not quick:
+        if seeds is not None and seeds < MIN_SEEDS:
+            raise LapseError(
+                f"--seeds {seeds} is too few for a verdict; give at least {MIN_SEEDS}, or --quick "
+                "for a first look."
+            )
+        return full_study(data, seeds or MIN_SEEDS)
+    if seeds is not None:
+        raise LapseError(
+            f"--seeds {seeds} was given with --quick, which always uses {QUICK_SEEDS} seeds; give "
+            "one of the two."
+        )
+    return quick_study(data)
+
+
+@contextmanager
+def _watcher(console: Console, runs: int) -> Iterator[Watcher]:
     if not console.is_terminal:
-        return run(study, folder, _PlainProgress(console))
+        yield _Lines(console)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("left"),
+        TextColumn("time left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, speed_estimate_period=600) as bar:
-        task = bar.add_task("training", total=len(study.tasks()))
-
-        def progress(done: int, of: int, latest: Run) -> None:
-            bar.update(task, completed=done, description=f"{latest.placement}, seed {latest.seed}")
-
-        return run(study, folder, progress)
+        yield _Bar(bar, bar.add_task("training", total=runs))
 
 
-class _PlainProgress:
-    """A line for every tenth of the runs, where nothing can be redrawn."""
+class _Bar(Watcher):
+    """A progress bar."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self.bar, self.task = bar, task
+
+    def trained(self, done: int, of: int, latest: Run) -> None:
+        what = f"{latest.placement}, seed {latest.seed}"
+        self.bar.update(self.task, completed=done, description=what)
+
+    def measuring(self) -> None:
+        self.bar.stop()  # its thread would disturb the measurement
+        self.bar.console.print("measuring the time of a training step ...")
+
+
+class _Lines(Watcher):
+    """A line for every tenth of the runs, for output that can't be redrawn."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.start, self.before = clock.monotonic(), 0
 
-    def __call__(self, done: int, of: int, latest: Run) -> None:
-        now = clock.monotonic() - self.start
-        if now < 0.5:
-            self.before = done  # found on disk, so they say nothing about the pace
+    def trained(self, done: int, of: int, latest: Run) -> None:
+        elapsed = clock.monotonic() - self.start
+        if elapsed < 0.5:
+            self.before = done  # read from disk, so they say nothing about the speed
         elif done * 10 // of > (done - 1) * 10 // of:
-            left = now / (done - self.before) * (of - done)
-            self.console.print(f"{done} of {of} runs, {now:.0f} s, about {left:.0f} s left")
+            left = elapsed / (done - self.before) * (of - done)
+            self.console.print(
+                f"{done} of {of} runs, {elapsed:.0f} s elapsed, about {left:.0f} s left"
+            )
+
+    def measuring(self) -> None:
+        self.console.print("measuring the time of a training step ...")
 
 
-def _show(comparison: Comparison, console: Console) -> None:
-    """The table, on a narrow terminal without the columns that people can best do without."""
+def print_table(comparison: Comparison, console: Console) -> None:
+    """Prints the table; on a narrow terminal without its least important columns."""
     lines = report.table(comparison)
     widths = {title: max(len(title), *(len(line[title]) for line in lines)) for title in lines[0]}
-    words = {"placement": 18, "verdict": 16}  # at least, since their lines may break
+    words = {"placement": 18, "verdict": 16}  # minimum widths; these columns may wrap
     widths |= words
     left_out = []
     for spare in ("accuracy", "p (Holm)", "ms/step", "seeds won"):
@@ -181,4 +170,4 @@ def _show(comparison: Comparison, console: Console) -> None:
         table.add_row(*(line[title] for title in widths))
     console.print(table, soft_wrap=False)
     if left_out:
-        console.print(f"(the report also has {', '.join(left_out)})")
+        console.print(f"(not shown, but in the report: {', '.join(left_out)})")

@@ -1,4 +1,4 @@
-"""Data sets for `lapse compare`: the embedded one, and files of the user's own."""
+"""Data sets for `lapse compare`: the embedded one, and the user's files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from lapse.compare.readers import Sequences, read_csv, read_ts, shown
 from lapse.core.errors import LapseError
 
-HELD_OUT = 0.3
-LEAST_TRAIN = 4
-LEAST_TEST = 2
+TEST_SHARE = 0.3
+MIN_TRAIN = 4
+MIN_TEST = 2
 _SPLIT_SEED = 20240501
-_MOST_VALUES = 100_000_000
+_MAX_VALUES = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class Dataset:
         lengths: Steps of each sequence, shape (samples,), each at least 1.
         labels: Class index of each sequence, shape (samples,), in [0, len(classes)).
         classes: Class names.
-        features: Channel names.
-        test: Marks the sequences that are held out and never used for a choice, shape (samples,).
-        held_out: What is held out, in words.
-        source: Where the data come from: origin and licence, or the path as given.
+        features: Feature names.
+        test: Marks the test sequences, which are used for no choice, shape (samples,).
+        held_out: What the test set is, in words.
+        source: Origin and licence, or the path as given.
         sha256: Digest of x, lengths, labels, test and classes.
     """
 
@@ -54,16 +54,16 @@ class Dataset:
 
 
 def japanese_vowels() -> Dataset:
-    """Give the embedded Japanese Vowels data: 270 + 370 utterances by nine speakers.
+    """The embedded Japanese Vowels data: 270 + 370 utterances by nine speakers.
 
     Raises:
-        LapseError: The embedded file is not the one that was released.
+        LapseError: The embedded file is damaged.
     """
     folder = files("lapse.compare") / "datasets"
     about = json.loads((folder / "DATASETS.json").read_text(encoding="utf-8"))["japanese_vowels"]
     content = (folder / about["file"]).read_bytes()
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
-        raise LapseError(f"The embedded file {about['file']} is damaged; install lapse again.")
+        raise LapseError(f"the embedded file {about['file']} is damaged; install lapse again.")
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         values = np.split(stored["x"], np.cumsum(stored["lengths"])[:-1])
         return _dataset(
@@ -85,26 +85,29 @@ def load(
     time: str | None = None,
     target: str | None = None,
 ) -> Dataset:
-    """Read a `.ts` or a long `.csv` file.
+    """Reads a `.ts` or a long `.csv` file.
 
-    With NAME_TRAIN.ts, NAME_TEST.ts beside it is the test set, in capitals or not. Otherwise 30 %
-    of the sequences of each class are held out, always the same ones for the same file.
+    If NAME_TRAIN.ts is given and NAME_TEST.ts exists next to it (in upper or lower case), that is
+    the test set. Otherwise 30 % of the sequences of each class are held out, always the same ones
+    for the same file.
 
     Args:
         path: The file.
-        id: For CSV, the column that tells sequences apart.
+        id: For CSV, the column that identifies the sequence of a row.
         time: For CSV, the column that orders the steps of a sequence.
         target: For CSV, the column with the class.
 
     Raises:
-        LapseError: The file cannot be read, has a mistake, or holds too few sequences of a class.
+        LapseError: The file can't be read, has a mistake, or has too few sequences of a class.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _split(path, read_csv(path, id=id, time=time, target=target))
     if suffix != ".ts":
-        raise LapseError(f"{path} is not named as a .ts or a .csv file; give one of these.")
+        raise LapseError(
+            f"{path} does not end in .ts or .csv; give a file in one of these formats."
+        )
     if any(column is not None for column in (id, time, target)):
         raise LapseError(
             f"{path}: --id, --time and --target are for CSV files only; leave them out."
@@ -112,14 +115,14 @@ def load(
     train = read_ts(path)
     if path.stem.lower().endswith("_train"):
         name = re.sub("train$", "test", path.stem, flags=re.IGNORECASE) + path.suffix
-        for beside in sorted(path.parent.iterdir()):
-            if beside.name.lower() == name.lower():
-                return _joined(path, train, beside, read_ts(beside))
+        for other in sorted(path.parent.iterdir()):
+            if other.name.lower() == name.lower():
+                return _joined(path, train, other, read_ts(other))
     return _split(path, train)
 
 
 def _joined(path: Path, train: Sequences, test_path: Path, test: Sequences) -> Dataset:
-    """Put a training file and its test file together."""
+    """Combines a training file and its test file."""
     if len(test.features) != len(train.features):
         raise LapseError(
             f"{test_path} has {len(test.features)} dimensions, but {path} has "
@@ -128,12 +131,12 @@ def _joined(path: Path, train: Sequences, test_path: Path, test: Sequences) -> D
     unknown = sorted(set(test.labels) - set(train.classes))
     if unknown:
         raise LapseError(
-            f"{test_path} has the class {shown(unknown[0])}, which {path} does not name; give both "
-            f"files the same classes."
+            f"{test_path} has the class {shown(unknown[0])}, which is not declared in {path}; give "
+            f"both files the same classes."
         )
     for name in train.classes:
-        _require(test_path, name, test.labels.count(name), LEAST_TEST, "to hold out")
-        _require(path, name, train.labels.count(name), LEAST_TRAIN, "to train on")
+        _require(test_path, name, test.labels.count(name), MIN_TEST, "for testing")
+        _require(path, name, train.labels.count(name), MIN_TRAIN, "for training")
     return _from_file(
         path,
         Sequences(
@@ -145,43 +148,43 @@ def _joined(path: Path, train: Sequences, test_path: Path, test: Sequences) -> D
 
 
 def _split(path: Path, data: Sequences) -> Dataset:
-    """Hold out a fixed share of each class."""
+    """Holds out a fixed share of each class."""
     generator = np.random.default_rng(_SPLIT_SEED)
     test = np.zeros(len(data.labels), bool)
     for name in data.classes:
         members = np.flatnonzero([label == name for label in data.labels])
-        least = LEAST_TRAIN + LEAST_TEST
-        use = f"({LEAST_TRAIN} to train on, {LEAST_TEST} to hold out)"
-        _require(path, name, len(members), least, use)
-        share = max(LEAST_TEST, round(HELD_OUT * len(members)))
+        use = f"({MIN_TRAIN} for training, {MIN_TEST} for testing)"
+        _require(path, name, len(members), MIN_TRAIN + MIN_TEST, use)
+        share = max(MIN_TEST, round(TEST_SHARE * len(members)))
         test[generator.permutation(members)[:share]] = True
-    return _from_file(path, data, test, f"{HELD_OUT:.0%} of the sequences of each class")
+    return _from_file(path, data, test, f"{TEST_SHARE:.0%} of the sequences of each class")
 
 
 def _require(path: Path, name: str, count: int, least: int, use: str) -> None:
     if count < least:
         raise LapseError(
-            f"{path}: class {shown(name)} has too few sequences: {count}, where at least {least} "
-            f"are needed {use}; add sequences or drop the class."
+            f"{path}: class {shown(name)} has too few sequences: {count}, but at least {least} are "
+            f"needed {use}; add sequences or remove the class."
         )
 
 
 def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_], held_out: str) -> Dataset:
     if len(data.classes) < 2:
         raise LapseError(
-            f"{path} has only the class {shown(data.classes[0])}; at least two classes are needed."
+            f"{path} has only the class {shown(data.classes[0])}; give a file with at least two "
+            "classes."
         )
     longest = max(map(len, data.values))
     if longest == 1:
         raise LapseError(
-            f"{path}: every sequence has a single step, so there is nothing to recur over; name "
-            "the column that is the same for all steps of a sequence with --id."
+            f"{path}: every sequence has a single step, so a recurrent layer has no effect; for "
+            "--id, name the column that is the same for all steps of a sequence."
         )
     padded = len(data.values) * longest * len(data.features)
-    if padded > _MOST_VALUES:
+    if padded > _MAX_VALUES:
         raise LapseError(
-            f"{path}: padded to {longest} steps, its sequences would hold {padded} values, more "
-            f"than {_MOST_VALUES}; shorten the long ones or give fewer."
+            f"{path}: padded to {longest} steps, its sequences have {padded} values, more than "
+            f"the maximum of {_MAX_VALUES}; shorten the longest sequences or give fewer."
         )
     index = {name: i for i, name in enumerate(data.classes)}
     return _dataset(
@@ -207,7 +210,7 @@ def _dataset(
     held_out: str,
     source: str,
 ) -> Dataset:
-    """Pad the sequences and add the digest of the contents."""
+    """Pads the sequences and adds the digest of the contents."""
     lengths = np.array([len(sequence) for sequence in values], np.int64)
     x = np.zeros((len(values), int(lengths.max()), len(features)), np.float32)
     for row, sequence in zip(x, values, strict=True):

@@ -1,7 +1,7 @@
-"""Finished runs on disk, each under the hash of all that decides its numbers.
+"""Finished runs on disk, each stored under a hash of everything that determines its numbers.
 
-A run is written whole or not at all, so a study killed at any moment goes on where it was, and
-studies that share runs share their files.
+A run is written atomically. A study that was killed therefore continues where it stopped, and
+studies that have runs in common share their files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lapse.compare.result import Run
-from lapse.files import write_whole
+from lapse.files import write_atomically
 
 
 class Ledger:
@@ -27,7 +27,7 @@ class Ledger:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     def read(self, config: dict[str, Any]) -> Run | None:
-        """The run of this configuration; None if it isn't there, or isn't a whole record of it."""
+        """The run with this configuration; None if its file is missing or incomplete."""
         try:
             record = json.loads(self.path(config).read_text(encoding="utf-8"))
             if record["config"] != config:
@@ -38,4 +38,4 @@ class Ledger:
 
     def write(self, config: dict[str, Any], run: Run) -> None:
         record = {"config": config, "run": asdict(run)}
-        write_whole(self.path(config), json.dumps(record, indent=1) + "\n")
+        write_atomically(self.path(config), json.dumps(record, indent=1) + "\n")

@@ -1,14 +1,14 @@
-"""The placements that `lapse compare` trains: where the dropout stands, and the code to paste.
+"""The placements that `lapse compare` trains: where dropout acts, and the code to paste.
 
-Each is noise on one and the same recurrent layer, also where people would write a layer of its
-own: a Dropout layer in front is the term x:p@BTF, one after the last step is y:p@BTF. Two
-placements with the same terms are the same training run, and the table says so. The rates were
-chosen on validation; `docs/compare.md` has the search.
+Each placement is noise on the same recurrent layer, even where a user would add another layer: a
+Dropout layer in front is the term x:p@BTF, one after the recurrent layer is y:p@BTF. Placements
+with the same terms are the same training run, and the table says so. The rates were chosen by
+validation loss; `docs/compare.md` describes the search.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lapse.core.forms import (
     Dropout,
@@ -28,12 +28,12 @@ class Placement:
     """One way to place dropout.
 
     Attributes:
-        key: its name in files and options.
-        label: its name in tables and pictures.
-        noise: the terms, as text; empty for none.
+        key: name in files and options.
+        label: name in tables and pictures.
+        noise: the terms, as text; empty for no dropout.
         kind: "none", "layer" (a Dropout layer in front or after), "argument" (`dropout=`,
-            `recurrent_dropout=`) or "inside" (the recurrence itself).
-        about: what it drops, in one sentence.
+            `recurrent_dropout=`) or "inside" (acts inside the recurrence).
+        about: what is dropped, in one sentence.
         keras: the lines that build it with `lapse.keras`; UNITS stands for the number of units.
     """
 
@@ -45,91 +45,91 @@ class Placement:
     keras: str
 
 
+def in_front(
+    key: str, layer: str, form: Dropout | SpatialDropout | TimestepDropout, about: str
+) -> Placement:
+    """A Dropout layer of `lapse.keras` in front of the recurrent layer."""
+    code = f"{layer}({form.rate})\nLSTM(UNITS)"
+    return Placement(key, f"{layer} in front", _text(form), "layer", about, code)
+
+
+def after(key: str, rate: float, about: str) -> Placement:
+    """A Dropout layer after the recurrent layer."""
+    code = f"LSTM(UNITS)\nDropout({rate})"
+    return Placement(key, "Dropout after", f"y:{rate}@BTF", "layer", about, code)
+
+
+def arguments(key: str, form: KerasDropout, about: str) -> Placement:
+    """The arguments `dropout=` and `recurrent_dropout=` of the recurrent layer."""
+    rates = {name: rate for name, rate in asdict(form).items() if rate}
+    code = "".join(f", {name}={rate}" for name, rate in rates.items())
+    label = " and ".join(f"{name}=" for name in rates)
+    return Placement(key, label, _text(form), "argument", about, f"LSTM(UNITS{code})")
+
+
+def inside(key: str, label: str, form: Form, about: str) -> Placement:
+    """A form that acts inside the recurrence."""
+    code = f"LSTM(UNITS, noise=lapse.{form!r})"
+    return Placement(key, label, _text(form), "inside", about, code)
+
+
 def _text(form: Form) -> str:
     return " ".join(map(str, collect(form)))
 
 
 PLACEMENTS: tuple[Placement, ...] = (
     Placement("none", "none", "", "none", "Nothing is dropped.", "LSTM(UNITS)"),
-    Placement(
+    in_front(
         "dropout-front",
-        "Dropout in front",
-        _text(Dropout(0.25)),
-        "layer",
-        "Single numbers of the input, by a fresh coin for every sample, step and feature.",
-        "Dropout(0.25)\nLSTM(UNITS)",
+        "Dropout",
+        Dropout(0.25),
+        "Single values of the input, independently for each sample, step and feature.",
     ),
-    Placement(
+    in_front(
         "spatial-front",
-        "SpatialDropout1D in front",
-        _text(SpatialDropout(0.1)),
-        "layer",
+        "SpatialDropout1D",
+        SpatialDropout(0.1),
         "Whole input features, the same ones at every step of a sequence.",
-        "SpatialDropout1D(0.1)\nLSTM(UNITS)",
     ),
-    Placement(
+    in_front(
         "timestep-front",
-        "TimestepDropout in front",
-        _text(TimestepDropout(0.5)),
-        "layer",
+        "TimestepDropout",
+        TimestepDropout(0.5),
         "Whole steps of the input, all features at once.",
-        "TimestepDropout(0.5)\nLSTM(UNITS)",
     ),
-    Placement(
+    arguments(
         "dropout-argument",
-        "dropout=",
-        _text(KerasDropout(0.1)),
-        "argument",
-        "Whole input features, the same ones at every step: exactly SpatialDropout1D.",
-        "LSTM(UNITS, dropout=0.1)",
+        KerasDropout(0.1),
+        "Whole input features, the same ones at every step, exactly as SpatialDropout1D does.",
     ),
-    Placement(
+    arguments(
         "recurrent-argument",
-        "recurrent_dropout=",
-        _text(KerasDropout(0.0, 0.5)),
-        "argument",
-        "What each gate reads of the previous hidden state, one mask per sequence and gate.",
-        "LSTM(UNITS, recurrent_dropout=0.5)",
+        KerasDropout(0.0, 0.5),
+        "The previous hidden state as each gate reads it, with one mask per sequence and gate.",
     ),
-    Placement(
+    arguments(
         "both-arguments",
-        "dropout= and recurrent_dropout=",
-        _text(KerasDropout(0.1, 0.5)),
-        "argument",
-        "Input features and hidden units, one mask per sequence and gate each.",
-        "LSTM(UNITS, dropout=0.1, recurrent_dropout=0.5)",
+        KerasDropout(0.1, 0.5),
+        "Input features and hidden units, each with one mask per sequence and gate.",
     ),
-    Placement(
-        "dropout-after",
-        "Dropout after",
-        "y:0.5@BTF",
-        "layer",
-        "Single units of what the layer hands on.",
-        "LSTM(UNITS)\nDropout(0.5)",
-    ),
-    Placement(
+    after("dropout-after", 0.5, "Single units of the layer's output."),
+    inside(
         "zoneout",
         "Zoneout",
-        _text(Zoneout(0.05, 0.1)),
-        "inside",
-        "Nothing: single units keep their old value for a step instead of being updated.",
-        "LSTM(UNITS, noise=lapse.Zoneout(hidden=0.05, cell=0.1))",
+        Zoneout(0.05, 0.1),
+        "Nothing is set to 0: single units keep their old value for a step.",
     ),
-    Placement(
+    inside(
         "variational",
         "Variational (tied)",
-        _text(Variational(0.1, 0.1, 0.1)),
-        "inside",
-        "Input features, hidden units and outputs, one mask per sequence, shared by the gates.",
-        "LSTM(UNITS, noise=lapse.Variational(inputs=0.1, recurrent=0.1, outputs=0.1))",
+        Variational(0.1, 0.1, 0.1),
+        "Input features, hidden units and outputs, with one mask per sequence for all gates.",
     ),
-    Placement(
+    inside(
         "weight-drop",
         "WeightDrop",
-        _text(WeightDrop(0.25)),
-        "inside",
+        WeightDrop(0.25),
         "Single weights of the recurrent kernel, the same ones for the whole batch.",
-        "LSTM(UNITS, noise=lapse.WeightDrop(0.25))",
     ),
 )
 QUICK = ("none", "dropout-front", "dropout-argument", "recurrent-argument", "both-arguments")

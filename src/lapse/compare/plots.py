@@ -23,18 +23,19 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lapse.compare.result import Comparison, Row, Run
+from lapse.compare.statistics import TOO_FEW
 from lapse.core.drawing import draw
-from lapse.core.plan import GATES, Masks, plan
+from lapse.core.masks import Masks
+from lapse.core.plan import GATES, plan
 
 STEPS, FEATURES, UNITS = 20, 12, 12
-SEED = 4  # drops shares close to the rates; such small masks often do not
+SEED = 4  # its small masks happen to drop about as much as the rates say
 KEPT, DROPPED, HELD = 0, 1, 2
-VERDICTS = {"look": "too few seeds to say"}  # what is shown, where it is not the verdict itself
 
-_SMALLEST = 1e-9  # of a loss on a logarithmic axis; in float32, easy data give exactly 0
-_WIDTH = 648  # of every picture, in points, in which all layout is measured
+_SMALLEST = 1e-9  # loss on the logarithmic axis; easy data reach exactly 0 in float32
+_WIDTH = 648  # of every picture; all lengths are in points
 _INK, _FAINT, _RULE = "#22262b", "#666c73", "#d5d9de"
-# After Okabe and Ito: told apart with any colour vision; the shapes of the marks differ too.
+# After Okabe and Ito, for every kind of colour vision; the shapes of the marks differ too.
 _BLUE, _VERMILION, _GREY = "#0072b2", "#c44f00", "#9aa0a6"
 _MARKS = {"better": (_BLUE, "o"), "worse": (_VERMILION, "s")}
 _MASKS = ListedColormap(["#e9edf2", "#1f3552", "#e69f00"])
@@ -42,7 +43,7 @@ _MASK_NAMES = ("kept", "dropped", "keeps its old value")
 _SITES = {"Input": "xW", "Output": "y"}  # every other slot is inside the recurrence
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _STYLE: Any = {
-    "text.parse_math": False,  # a $ in a name is a $
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "font.size": 8.0,
     "text.color": _INK,
     "axes.edgecolor": _RULE,
@@ -62,15 +63,15 @@ _STYLE: Any = {
 
 
 def original(row: Row, rows: Iterable[Row]) -> Row:
-    """The row whose runs `row` shows: itself, unless it is the same as an earlier one."""
+    """The row whose runs `row` shows: `row` itself, or the earlier one with the same noise."""
     return next((other for other in rows if other.placement == row.same_as), row)
 
 
 def svg(figure: Figure) -> str:
-    """Writes a picture of this module as an <svg> element to put into HTML.
+    """A picture of this module as an <svg> element for an HTML page.
 
-    Text stays text, and the same picture gives the same bytes. The picture's gid starts every id,
-    so that several pictures can stand in one page; its label is what a screen reader says.
+    Text stays text, and the same picture gives the same bytes. Every id starts with the picture's
+    gid, so that one page can have several pictures. Screen readers read the picture's label.
     """
     name = figure.get_gid()
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
@@ -84,9 +85,9 @@ def svg(figure: Figure) -> str:
     text = text.replace(
         "<svg", f'<svg role="img" aria-label="{escape(str(figure.get_label()))}"', 1
     )
-    # Laid out for the font that comes with matplotlib, which is about as wide as any of these.
+    # The layout uses matplotlib's own font, which is about as wide as any of these.
     text = re.sub(r"'DejaVu Sans'[^;\"]*", _FONTS, text)
-    # Most ids are never referred to, and equal images would share one.
+    # Unused ids are removed, because equal images would have the same one.
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     return re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text)
@@ -99,24 +100,25 @@ def forest(comparison: Comparison) -> Figure:
     lines = [(row, source) for row, source in lines if source.difference is not None]
     left, right, above, below, pitch = 184, 134, 26, 40, 30
     height = above + pitch * len(lines) + below
-    figure = _figure("forest", height, "Test log-loss of each placement minus that of none")
+    figure = _figure(
+        "forest", height, "Difference of the test log-loss of each placement to no dropout"
+    )
     ax = _axes(figure, left, below, _WIDTH - left - right, pitch * len(lines))
     at_left = blended_transform_factory(figure.transFigure, ax.transData)
 
     ax.axvline(0, color=_INK, linewidth=1)
     for y, (row, source) in enumerate(lines):
-        verdict = source.verdict or "look"
+        verdict = source.verdict or TOO_FEW
         colour, marker = _MARKS.get(verdict, (_FAINT, "D"))
         low, middle, high = np.array([source.low, source.difference, source.high], float)
         seeds = _differences(comparison.runs, source.placement)
         ax.plot(seeds, [y + 0.25] * len(seeds), "o", color=colour, alpha=0.35, ms=3.6, mew=0)
         ax.plot([low, high], [y, y], color=colour, linewidth=1.8)
-        face = "white" if verdict == "look" else colour
+        face = "white" if verdict == TOO_FEW else colour
         ax.plot([middle], [y], marker, color=colour, markerfacecolor=face, ms=5.8)
         label = row.label + (f"\n= {source.label}" if row.same_as else "")
         ax.text(0, y, label, transform=at_left, va="center", fontsize=8.5, linespacing=1.25)
-        shown = VERDICTS.get(verdict, verdict)
-        ax.text(1.02, y, shown, transform=ax.get_yaxis_transform(), va="center", color=colour)
+        ax.text(1.02, y, verdict, transform=ax.get_yaxis_transform(), va="center", color=colour)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.set_yticks(np.arange(len(lines) + 1) - 0.5, [""] * (len(lines) + 1))
     ax.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
@@ -134,7 +136,7 @@ def forest(comparison: Comparison) -> Figure:
 
 
 def _differences(runs: Iterable[Run], placement: str) -> list[float]:
-    """Test log-loss minus that of `none`, by seed, for the seeds that ran both."""
+    """Test log-loss minus the test log-loss of `none`, for each seed that has both."""
     losses = {(run.placement, run.seed): run.test_log_loss for run in runs}
     seeds = sorted(seed for name, seed in losses if name == placement and ("none", seed) in losses)
     return [losses[placement, seed] - losses["none", seed] for seed in seeds]
@@ -152,8 +154,8 @@ def learning_curves(comparison: Comparison) -> Figure:
         name: mean_curve([run.validation_curve for run in own]) for name, own in runs.items()
     }
     longest = max(len(run.validation_curve) for run in comparison.runs)
-    # Where nothing is dropped, the training loss may fall by many powers of ten; the axis ends
-    # before that takes the room from the validation curves.
+    # Without dropout the training loss may fall by many powers of ten. The axis ends earlier, to
+    # leave room for the validation curves.
     most = max(curve.max() for curve in (*training.values(), *validation.values()))
     least = min(curve.min() for curve in (*training.values(), *validation.values()))
     least = max(least, min(curve.min() for curve in validation.values()) / 4, _SMALLEST)
@@ -206,7 +208,7 @@ def learning_curves(comparison: Comparison) -> Figure:
 
 
 def mean_curve(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """The mean by epoch over the curves that got there, as long as at least half of them did."""
+    """The mean by epoch over the curves that reach it, as long as at least half of them do."""
     lengths = sorted(map(len, curves), reverse=True)
     end = lengths[(len(curves) + 1) // 2 - 1]
     means = [np.mean([curve[n] for curve in curves if len(curve) > n]) for n in range(end)]
@@ -266,8 +268,8 @@ def mask_bands(drawn: Masks, name: str) -> list[tuple[str, NDArray[np.int64]]]:
         name: "Input", "Inside the recurrence" or "Output".
 
     Returns:
-        A title, and KEPT, DROPPED or HELD, (width, STEPS), for each slot and gate that has a mask
-        of its own; for weights (rows, columns). One evenly kept band if there is none.
+        For each slot and gate with its own mask: a title, and KEPT, DROPPED or HELD in an array
+        (width, STEPS), or (rows, columns) for weights. Without a mask, one band that is all KEPT.
     """
     slots = _SITES.get(name) or [s for s in Masks._fields if s not in "".join(_SITES.values())]
     width = FEATURES if name == "Input" else UNITS
@@ -297,6 +299,6 @@ def _figure(name: str, height: float, label: str) -> Figure:
 
 
 def _axes(figure: Figure, left: float, bottom: float, wide: float, tall: float) -> Axes:
-    """Axes at a place given in points."""
+    """Axes at a position given in points."""
     height = figure.get_figheight() * 72
     return figure.add_axes((left / _WIDTH, bottom / height, wide / _WIDTH, tall / height))

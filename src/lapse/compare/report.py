@@ -1,4 +1,4 @@
-"""The result as a table of text, and as one HTML page that needs nothing from elsewhere."""
+"""The result as a table of text, and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from lapse.compare.answer import best, places, signed
-from lapse.compare.plots import VERDICTS, forest, learning_curves, masks, original, svg
+from lapse.compare.plots import forest, learning_curves, masks, original, svg
 from lapse.compare.result import Comparison, Row
-from lapse.compare.statistics import ENOUGH
+from lapse.compare.statistics import MIN_SEEDS
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #22262b; --faint: #5d646c; --rule: #d9dde2;
@@ -68,9 +68,9 @@ ul { padding-left: 1.1rem; } li { margin: .4rem 0; }
 
 
 def table(comparison: Comparison) -> list[dict[str, str]]:
-    """The table as text: for each placement, in order, what stands under each head.
+    """The table as text: for each placement, in order, its cells by column head.
 
-    Cells are empty where there is nothing to say.
+    A cell without a value is empty.
     """
     digits, seeds = places(comparison.rows), _seeds(comparison)
     return [_line(row, comparison.rows, digits, seeds) for row in comparison.rows]
@@ -83,7 +83,6 @@ def _line(row: Row, rows: Iterable[Row], digits: int, seeds: int) -> dict[str, s
         difference = f"{mean} [{low}, {high}]"
         p = f"{row.p:.3f}" if row.p is not None and row.p >= 0.001 else "<0.001"
         won = f"{row.won}/{seeds}"
-    verdict = VERDICTS.get(row.verdict or "", row.verdict or "reference")
     return {
         "placement": row.label,
         "test log-loss": f"{row.log_loss:.{digits}f}",
@@ -92,7 +91,7 @@ def _line(row: Row, rows: Iterable[Row], digits: int, seeds: int) -> dict[str, s
         "p (Holm)": p,
         "seeds won": won,
         "ms/step": f"{row.step_ms:.2f}",
-        "verdict": f"= {original(row, rows).label}" if row.same_as else verdict,
+        "verdict": f"= {original(row, rows).label}" if row.same_as else row.verdict or "baseline",
     }
 
 
@@ -101,9 +100,9 @@ def _seeds(comparison: Comparison) -> int:
 
 
 def html(comparison: Comparison) -> str:
-    """One page with the answer, the table, the pictures and how they came about.
+    """One page with the answer, the table, the pictures and the method.
 
-    It holds no script and loads nothing. Every text is escaped, since names may come from a file.
+    It has no script and loads nothing. All text is escaped, because names may come from a file.
     """
     name = escape(comparison.data["name"])
     return f"""<!DOCTYPE html>
@@ -122,42 +121,43 @@ def html(comparison: Comparison) -> str:
 <p class="answer">{escape(comparison.answer)}</p>
 {_table(comparison)}
 
-<h2>How large the differences are</h2>
+<h2>Differences to no dropout</h2>
 <figure>
-<figcaption><p>Each line is the 95 % interval of the mean difference to <i>none</i> over the seeds,
-the mark on it the mean, each dot below it one seed; what lies left of zero is better.</p>
+<figcaption><p>Each line is the 95 % interval of the mean difference to <i>none</i> over the seeds.
+The mark on it is the mean, and each dot below it is one seed. Left of zero is better.</p>
 </figcaption>
 <div class="card">{svg(forest(comparison))}</div>
 </figure>
 
 <h2>What each placement drops</h2>
 <figure>
-<figcaption><p>The masks of one training sequence, drawn for a small layer. Rows that run straight
-through are the same unit dropped at every step. Side by side stand masks that differ by gate,
-or by state.</p></figcaption>
+<figcaption><p>The masks of one training sequence, drawn for a small layer. In a row of one colour,
+the same unit is dropped (or kept) at every step. Where masks differ between gates or states, they
+are shown side by side.</p></figcaption>
 <div class="card">{svg(masks(comparison.rows))}</div>
 </figure>
 <dl>{"".join(_about(row) for row in comparison.rows)}
 </dl>
 
-<h2>How training went</h2>
+<h2>Learning curves</h2>
 <figure>
-<figcaption><p>Mean log-loss by epoch, for as long as at least half of the seeds still train; thin
-lines are the seeds. All panels share their axes, which end below where only training curves
-run.</p></figcaption>
+<figcaption><p>Mean log-loss by epoch, shown as long as at least half of the seeds are still
+training. Thin lines are single seeds. All panels have the same axes; where training loss falls far
+below every validation loss, it is cut off.</p></figcaption>
 <div class="card">{svg(learning_curves(comparison))}</div>
 </figure>
 
 <h2>Code to paste</h2>
-<p>Each is a part of the list given to <code>keras.Sequential</code>. The layers come from
-<code>lapse.keras</code>, the noise from <code>import lapse</code>.</p>
+<p>Put these lines into the list of layers for <code>keras.Sequential</code>. The layers are those
+of <code>lapse.keras</code>; forms such as <code>lapse.Zoneout</code> need
+<code>import lapse</code>.</p>
 <dl>{"".join(_code(row, comparison.settings["units"]) for row in comparison.rows)}
 </dl>
 
-<h2>How it was done</h2>
+<h2>Method</h2>
 {_method(comparison)}
 
-<h2>Where it comes from</h2>
+<h2>Data, settings and versions</h2>
 {_origin(comparison)}
 </main>
 </body>
@@ -176,17 +176,17 @@ def _table(comparison: Comparison) -> str:
         marked = ' class="best"' if row is named else ""
         body.append(f"<tr{marked}>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{text}</th>' for text in lines[0])
-    # Heads break between words, not inside "log-loss" or "95 %".
+    # Column heads may break between words, but not inside "log-loss" or "95 %".
     head = head.replace("log-loss", "log\N{NON-BREAKING HYPHEN}loss").replace("95 %", "95&nbsp;%")
     rows = "\n".join(body)
     notes = [
-        "Shaded: the lowest validation log-loss, by which the answer names its placement.",
-        "A lower log-loss is better, and so is a difference below 0.",
+        "Shaded: the placement with the lowest validation log-loss.",
+        "A lower log-loss is better, so a difference below 0 is an improvement.",
     ]
     if any(row.same_as for row in comparison.rows):
         notes.append(
-            "What is marked with = is the same computation as the placement it names, and shows "
-            "its runs."
+            'A row whose verdict is "= NAME" is the same computation as the placement NAME and '
+            "shows the results of its runs."
         )
     return f"""<div class="wide"><table>
 <thead><tr>{head}</tr></thead>
@@ -214,44 +214,44 @@ def _method(comparison: Comparison) -> str:
     shortest, longest = data["shortest"], data["longest"]
     steps = f"{longest} steps" if shortest == longest else f"{shortest} to {longest} steps"
     points = [
-        f"The data are {data['train']} sequences to train on and {data['test']} to test on, of "
-        f"{steps}, with {_names('feature', 'features', data['features'])} and "
-        f"{_names('class', 'classes', data['classes'])}. Held out for the test: "
-        f"{data['held_out']}.",
-        f"The network is one LSTM with {settings['units']} units; its last output goes through a "
-        "linear layer to the classes. It starts from PyTorch's initial weights and trains with "
-        "Adam, its gradients clipped at norm 1.",
-        f"Every placement was trained with the same {seeds} seeds. A seed sets which "
-        f"{100 * settings['validation']:g} % of the training sequences are held out for "
-        "validation, the initial weights, the order of the batches and what draws the masks. "
-        "Differences are taken between runs of one seed.",
-        f"Training stops after {settings['patience']} epochs without a lower validation log-loss, "
-        f"or after {settings['epochs']}; the epoch with the lowest counts. The test sequences take "
-        "no part in any choice.",
-        "The test log-loss decides, since it also measures how sure a model is when it is wrong. "
-        "It is the mean over the sequences, in nats.",
-        "The interval is Student's, for the mean of the paired differences; p is of the two-sided "
-        f"paired t-test, with Holm's correction over {_count(others, 'comparison')}. Intervals are "
-        "not corrected: one may leave out 0 where p is above 0.05. The best layer against the best "
-        "arguments, in the answer, is one test of its own, its two sides chosen on validation.",
-        "ms/step is the median time of a training step on one thread.",
+        f"Data: {data['train']} training and {data['test']} test sequences of {steps}, with "
+        f"{_names('feature', 'features', data['features'])} and "
+        f"{_names('class', 'classes', data['classes'])}. Test set: {data['held_out']}.",
+        f"Model: one LSTM with {settings['units']} units, and a linear layer from its last output "
+        "to the classes. It has PyTorch's initial weights and is trained with Adam; gradients are "
+        "clipped to norm 1.",
+        f"Pairing: every placement was trained with the same {seeds} seeds. A seed determines "
+        f"which {100 * settings['validation']:g} % of the training sequences are held out for "
+        "validation, the initial weights, the order of the batches and the masks. Differences are "
+        "taken between runs with the same seed.",
+        f"Early stopping: training stops after {settings['patience']} epochs without a lower "
+        f"validation log-loss, or after {settings['epochs']} epochs. The weights of the best epoch "
+        "are tested. The test sequences are not used for any choice.",
+        "Criterion: the verdicts compare the test log-loss, which unlike accuracy also measures "
+        "how confident a model is when it is wrong. It is the mean over the sequences, in nats.",
+        "Statistics: the interval is the 95 % Student-t interval of the mean paired difference. p "
+        "is from the two-sided paired t-test, with Holm's correction for "
+        f"{_count(others, 'comparison')}. Intervals are not corrected, so one may exclude 0 "
+        "although p is above 0.05. The comparison of the best layer with the best arguments in the "
+        "answer is a separate test; both were chosen by validation log-loss.",
+        "Time: ms/step is the median time of a training step on one thread.",
     ]
     limits = [
-        "An interval says how the mean would vary with other seeds. The test sequences stay the "
-        "same, so it does not say how it would vary with other data.",
-        "Every placement has one rate, and all share the other settings; with others, the order "
-        "may change. The rates were chosen by validation on the training part of Japanese Vowels; "
-        "to other data they are defaults.",
-        "The t-test takes the differences to be roughly normal; a single odd run among few can "
-        "move and widen an interval much. The dots show such runs.",
+        "An interval shows how the mean varies with the seed. It does not show how the mean varies "
+        "with the data, because the test sequences are always the same.",
+        "Every placement is tried at one rate, and all share the other settings. Other rates or "
+        "settings may change the order. The rates were chosen by validation loss on the training "
+        "part of Japanese Vowels; for other data they are only defaults.",
+        "The t-test assumes that the differences are roughly normal. A single outlier among few "
+        "seeds can shift and widen an interval a lot; the dots show such outliers.",
     ]
-    if seeds < ENOUGH:
+    if seeds < MIN_SEEDS:
         limits.insert(
             0,
             f"{_count(seeds, 'seed')} are too few for a verdict: this is a first look, and its "
-            "intervals are wide and unsteady.",
+            "intervals are wide and unreliable.",
         )
-    return f"{_list(points)}\n<h3>Where it can mislead</h3>\n{_list(limits)}"
+    return f"{_list(points)}\n<h3>Limitations</h3>\n{_list(limits)}"
 
 
 def _origin(comparison: Comparison) -> str:
@@ -277,7 +277,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _names(one: str, many: str, names: list[str]) -> str:
-    """How many there are, and the first of them by name."""
+    """The number of names, and the first twelve of them."""
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"{len(names)} {one if len(names) == 1 else many} ({shown})"
 

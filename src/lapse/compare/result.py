@@ -1,4 +1,4 @@
-"""The result of a comparison: plain data, from which the table and every picture is made."""
+"""The result of a comparison as plain data, from which the table and all pictures are made."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. Losses are natural-log losses per sequence.
+    """One training run. Losses are mean log-losses per sequence, in nats.
 
     Attributes:
         placement: key of the placement.
-        seed: what split, initial weights, batch order and masks follow from.
-        test_log_loss, test_accuracy: at the epoch with the best validation loss.
+        seed: determines the validation split, initial weights, batch order and masks.
+        test_log_loss, test_accuracy: at the epoch with the lowest validation loss.
         validation_log_loss: at that epoch.
-        best_epoch: that epoch, from 1.
-        train_curve, validation_curve: log-loss after each epoch; the training one without noise.
+        best_epoch: that epoch, counted from 1.
+        train_curve, validation_curve: log-loss after each epoch, evaluated without noise.
     """
 
     placement: str
@@ -33,23 +33,23 @@ class Run:
 
     @staticmethod
     def from_fields(fields: dict[str, Any]) -> Run:
-        """A run as JSON gives it back."""
+        """A run from the fields that JSON holds."""
         curves = {name: tuple(fields[name]) for name in ("train_curve", "validation_curve")}
         return Run(**{**fields, **curves})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One placement's line of the table.
+    """One placement's row of the table.
 
     Attributes:
         placement: its key.
         label: its name in the table.
         noise: its terms, as text.
         kind: "none", "layer", "argument" or "inside".
-        about: what it drops, in one sentence.
+        about: what is dropped, in one sentence.
         keras: the code to paste.
-        same_as: key of an earlier placement with the same noise, hence the same runs; else "".
+        same_as: key of an earlier placement with the same noise and therefore the same runs, or "".
         log_loss: mean test log-loss over the seeds.
         accuracy: mean test accuracy over the seeds, in [0, 1].
         validation_log_loss: mean validation log-loss over the seeds.
@@ -57,9 +57,9 @@ class Row:
             for `none` itself, like the next five.
         low, high: its 95 % Student-t interval.
         p: two-sided p-value of the paired t-test, Holm-corrected over the distinct placements.
-        won: seeds with a lower test log-loss than `none`.
-        verdict: "better", "worse" or "no detectable difference"; "look" with too few seeds.
-        step_ms: median time of one training step, in milliseconds.
+        won: number of seeds with a lower test log-loss than `none`.
+        verdict: "better", "worse", "no significant difference" or "too few seeds".
+        step_ms: median time of a training step, in milliseconds.
     """
 
     placement: str
@@ -86,14 +86,14 @@ class Comparison:
     """Everything that a study found.
 
     Attributes:
-        answer: the question's answer, one sentence.
-        data: name, source, sha256, train, test (numbers of sequences), features (names), classes
-            (names), shortest, longest (timesteps).
+        answer: the answer in one sentence.
+        data: name, source, sha256, train, test (numbers of sequences), held_out (what the test set
+            is), features (names), classes (names), shortest, longest (timesteps).
         settings: units, epochs, patience, batch, learning_rate, validation (share of the training
             set), seeds, quick (bool).
-        rows: one a placement, in the order of the table; the first is `none`.
+        rows: one per placement, in the order of the table; the first is `none`.
         runs: all training runs of distinct placements.
-        made_with: versions of lapse, python, torch, numpy; processor and number of cores.
+        made_with: versions of lapse, python, torch and numpy; processor and number of cores.
     """
 
     answer: str

@@ -1,7 +1,7 @@
 """Paired comparisons over seeds: Student-t intervals, Holm's correction, verdicts.
 
-The interval is Student's, not a bootstrap: with 5 to 20 seeds it is the one that covers what it
-promises.
+The intervals are Student's and not bootstrapped, because with 5 to 20 seeds only Student's
+intervals have their nominal coverage.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-ENOUGH = 10  # seeds; with fewer, a comparison is a first look and gives no verdict
+MIN_SEEDS = 10  # for a verdict; with fewer seeds a comparison is only a first look
+NO_DIFFERENCE = "no significant difference"
+TOO_FEW = "too few seeds"
 
 
 class Paired(NamedTuple):
-    """A mean paired difference, its 95 % Student-t interval, and the two-sided p-value of 0."""
+    """A mean paired difference, its 95 % Student-t interval, and the two-sided p-value."""
 
     mean: float
     low: float
@@ -27,7 +29,7 @@ class Paired(NamedTuple):
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Compares two arms seed by seed: first minus second, at least two values each."""
+    """Compares two arms seed by seed: first minus second, with at least two values each."""
     differences = np.subtract(first, second)
     mean = float(differences.mean())
     if np.ptp(differences) == 0:  # no spread: identical arms, or a constant shift
@@ -48,9 +50,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(difference: float, p: float, seeds: int) -> str:
-    """In words, for a difference in loss and its corrected p-value."""
-    if seeds < ENOUGH:
-        return "look"
+    """The verdict on a difference in loss with this corrected p-value."""
+    if seeds < MIN_SEEDS:
+        return TOO_FEW
     if not p < LEVEL or math.isnan(p):
-        return "no detectable difference"
+        return NO_DIFFERENCE
     return "better" if difference < 0 else "worse"

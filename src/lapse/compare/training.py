@@ -1,8 +1,8 @@
-"""One training run: a recurrent classifier with one placement's noise, under one seed.
+"""One training run: a recurrent classifier with the noise of one placement, for one seed.
 
-Everything that is not the placement is the same for all placements of a seed: which training
-sequences are held out for validation, the initial weights, the order of the batches, and the seed
-that draws the masks of each step.
+For one seed, everything but the noise is the same for all placements: which training sequences are
+held out for validation, the initial weights, the order of the batches, and the seed of the masks of
+each step.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from lapse.compare.result import Run
 from lapse.core.errors import LapseError
 from lapse.torch import LSTM
 
-_STEPS_AT_ONCE = 50_000  # in evaluation, where memory is the only limit
+_STEPS_AT_ONCE = 50_000  # in evaluation, to limit memory
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How every run trains; `docs/compare.md` says how the numbers were chosen.
+    """How every run trains; `docs/compare.md` says how the defaults were chosen.
 
     Attributes:
         units: width of the LSTM.
-        epochs: most passes over the training part.
-        patience: passes without a better validation loss before a run stops.
-        batch: sequences in a batch.
+        epochs: maximum number of passes over the training part.
+        patience: number of epochs without a lower validation loss after which a run stops.
+        batch: sequences per batch.
         learning_rate: of Adam.
-        validation: share of the training sequences, of each class, held out for early stopping.
+        validation: share of the training sequences of each class that is held out for early
+            stopping.
     """
 
     units: int = 100
@@ -45,7 +46,7 @@ class Settings:
 
 
 class Classifier(nn.Module):
-    """An LSTM whose last output goes through one linear layer to the classes."""
+    """An LSTM, and a linear layer from its last output to the classes."""
 
     def __init__(self, features: int, classes: int, units: int, noise: str) -> None:
         super().__init__()
@@ -53,20 +54,19 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(units, classes)
 
     def forward(self, x: Tensor, lengths: Tensor, mask_seed: int | None = None) -> Tensor:
-        """Logits (batch, classes) of x (batch, timesteps, features); noise only with a seed."""
+        """Logits (batch, classes) of x (batch, timesteps, features); with noise if given a seed."""
         masks = None
         if mask_seed is not None:
             masks = self.lstm.draw_masks(x.shape[0], x.shape[1], mask_seed)
         y, _ = self.lstm(x, masks=masks)
-        last = y[
-            torch.arange(len(y)), lengths - 1
-        ]  # what follows in padding changes nothing before
+        # Padding is at the end, so it changes no output before it.
+        last = y[torch.arange(len(y)), lengths - 1]
         logits: Tensor = self.linear(last)
         return logits
 
 
 class _Part:
-    """Some of the sequences, as tensors; batches are cut to their longest sequence."""
+    """A part of the sequences, as tensors; a batch is cut to its longest sequence."""
 
     def __init__(self, x: Tensor, lengths: Tensor, labels: Tensor) -> None:
         self.x, self.lengths, self.labels = x, lengths, labels
@@ -74,7 +74,7 @@ class _Part:
     @staticmethod
     def of(data: Dataset, rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> _Part:
         inside = np.arange(data.x.shape[1]) < data.lengths[rows, None]
-        with np.errstate(over="ignore"):  # shows in the loss, and is reported there
+        with np.errstate(over="ignore"):  # infinities show in the loss and are reported there
             scaled = np.where(inside[..., None], (data.x[rows] - mean) / std, 0).astype(np.float32)
         lengths, labels = torch.from_numpy(data.lengths[rows]), torch.from_numpy(data.labels[rows])
         return _Part(torch.from_numpy(scaled), lengths, labels)
@@ -89,22 +89,22 @@ class _Part:
 
 
 def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settings) -> Run:
-    """Trains one classifier and tests it at the epoch with the best validation loss.
+    """Trains one classifier and tests it at the epoch with the lowest validation loss.
 
     Args:
-        data: its sequences marked `test` are touched once, at the end.
-        placement: goes into the result as its name.
+        data: its sequences marked `test` are used once, at the end.
+        placement: key of the placement, for the result.
         noise: terms, as text.
-        seed: what everything but the placement follows from.
+        seed: determines everything but the noise.
 
     Raises:
-        LapseError: when the loss stops being a number.
+        LapseError: if the loss is no longer finite.
     """
     fit, validation, test = parts(data, seed, settings)
-    watched = fit.joined(validation)  # one pass over both costs less than two
+    watched = fit.joined(validation)  # evaluated together, which is faster
     torch.manual_seed(seed)
     model = Classifier(data.x.shape[2], len(data.classes), settings.units, noise)
-    model.eval()  # noise comes with a seed, and with nothing else
+    model.eval()  # noise is used only where a seed is given
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     order, mask_seeds = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
 
@@ -122,7 +122,7 @@ def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settin
         if not np.isfinite(validation_curve[-1]):
             raise LapseError(
                 f"the loss of '{placement}' with seed {seed} is {validation_curve[-1]} after epoch "
-                f"{epoch}; look for values of extreme size in {data.name}, and scale them first."
+                f"{epoch}; look for extreme values in {data.name}, and rescale them."
             )
         if best_epoch == 0 or validation_curve[-1] < validation_curve[best_epoch - 1]:
             best_epoch, best_weights = epoch, copy.deepcopy(model.state_dict())
@@ -133,7 +133,7 @@ def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settin
     if not torch.isfinite(test_losses).all():
         raise LapseError(
             f"the test loss of '{placement}' with seed {seed} is {float(test_losses.mean())}; look "
-            f"for values of extreme size in the test part of {data.name}, and scale them first."
+            f"for extreme values in the test set of {data.name}, and rescale them."
         )
     return Run(
         placement=placement,
@@ -148,7 +148,7 @@ def train(data: Dataset, placement: str, noise: str, seed: int, settings: Settin
 
 
 def parts(data: Dataset, seed: int, settings: Settings) -> tuple[_Part, _Part, _Part]:
-    """Training, validation and test part; features scaled by the first's mean and spread."""
+    """Training, validation and test part, standardized with the statistics of the training part."""
     rng = np.random.default_rng([seed, 0])
     held_out = np.zeros(len(data.labels), bool)
     for label in range(len(data.classes)):
@@ -157,7 +157,7 @@ def parts(data: Dataset, seed: int, settings: Settings) -> tuple[_Part, _Part, _
     fit = ~data.test & ~held_out
     steps = data.x[fit][np.arange(data.x.shape[1]) < data.lengths[fit, None]].astype(np.float64)
     mean, std = steps.mean(axis=0), steps.std(axis=0)
-    std = np.where(std > 0, std, 1.0)  # a constant feature tells nothing, at any scale
+    std = np.where(std > 0, std, 1.0)  # a constant feature has no information at any scale
     fit_part, validation_part, test_part = (
         _Part.of(data, np.flatnonzero(rows), mean, std) for rows in (fit, held_out, data.test)
     )
@@ -172,7 +172,7 @@ def step(
     labels: Tensor,
     mask_seed: int,
 ) -> None:
-    """One training step with noise; gradients are clipped at norm 1."""
+    """One training step with noise; gradients are clipped to norm 1."""
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(x, lengths, mask_seed), labels)
     loss.backward()
@@ -182,7 +182,7 @@ def step(
 
 @torch.no_grad()
 def evaluate(model: Classifier, part: _Part) -> tuple[Tensor, Tensor]:
-    """Without noise: each sequence's log-loss, and 1 where the likeliest class is the true one."""
+    """Evaluates without noise: log-loss of each sequence, and 1 where its prediction is correct."""
     at_once = max(1, _STEPS_AT_ONCE // part.x.shape[1])
     batches = zip(part.x.split(at_once), part.lengths.split(at_once), strict=True)
     logits = torch.cat([model(x, lengths) for x, lengths in batches]).double()

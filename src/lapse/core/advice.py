@@ -1,7 +1,7 @@
 """What an error about noise advises: the nearest term that layers run.
 
-A term may break several rules at once, and advice that mends one of them is refused in its turn.
-So everything about the term is mended here together.
+A term may break several rules at once. Advice that corrects only one of them would be refused
+next, so `nearest` corrects everything about a term together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks from a plan, a seed and sizes: the same numbers wherever, and in whatever order, drawn.
+"""Masks from a plan, a seed and sizes: the same numbers on every device and in every order.
 
 Each random word is Philox of
 
@@ -51,16 +51,16 @@ def draw(
     backend: Backend = NUMPY,
     compact: bool = False,
 ) -> Masks:
-    """Draws the masks of one training call.
+    """Draws the masks of one call in training.
 
     Args:
         plan: the slots to fill.
         seed: a whole number in [0, 2**64), or its low and high 32-bit words as a pair.
         batch, timesteps, features, units: the sizes of the call.
         projected: the size of h where it is a projection of the units; else 0.
-        samples: (batch,) whole numbers that identify the samples; 0, 1, ... by default. A part of
-            a batch drawn with its own numbers gets the masks it has in the whole.
-        layer, direction: their streams are independent; layer < 65536, direction < 16.
+        samples: (batch,) whole numbers that identify the samples; 0, 1, ... by default. With them,
+            a part of a batch has the same masks as in the whole batch.
+        layer, direction: each has random numbers of its own; layer < 65536, direction < 16.
         backend: whose arrays the masks are.
         compact: whether masks that change with time come as `Coins` where they take two values;
             for backends of NumPy's arrays only.
@@ -178,7 +178,7 @@ def _before(axis: Axis) -> int:
 
 
 def _parts(found: Sequence[Source], mask: Callable) -> tuple[Any, float, list]:
-    """What coins keep together (None without any), times what, and the factors of other laws."""
+    """What all coins keep (None without coins), its scale, and the factors of other laws."""
     of_coins = [source for source in found if source.term.law == "bern"]
     coins = [mask(source) for source in of_coins]
     factor = math.prod(source.term.factor for source in of_coins)
@@ -191,7 +191,7 @@ def _product(kept: Any, factor: float, others: list, backend: Backend) -> Any:
 
 
 def _check_size(name: str, size: Any) -> None:
-    """Raises `LapseError` for what is not a size; a graph may not know one yet."""
+    """Raises `LapseError` for what is not a size. In a graph a size may be a tensor."""
     whole = isinstance(size, Integral) and not isinstance(size, bool)
     wrong = size is None or isinstance(size, (Number, np.generic, Sequence))
     if size < 0 if whole else wrong:

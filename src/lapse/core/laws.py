@@ -42,10 +42,9 @@ class Elements(NamedTuple):
 
 
 def factors(term: Term, at: Elements) -> Any:
-    """(samples, steps, gates, width) of a term: what it multiplies by.
+    """What a term multiplies by, (samples, steps, gates, width); for coins, where they keep.
 
-    For coins only where they keep. A term with spans has as many more steps, or units, as its
-    longest span has positions after the first.
+    For spans of 1 to L, `at` has L - 1 more elements along their axis than the result.
     """
     for axis in term.axes.values():
         if axis.run == "[":
@@ -81,12 +80,13 @@ def _uniform(at: Elements, use: int = 0) -> Any:
 
 
 def _spans(term: Term, at: Elements, longest: int, axis: int) -> Any:
-    """True outside all spans along an axis, whose first L - 1 positions are left out.
+    """True outside all spans along an axis.
 
     A span starts at each position with the same probability and is 1 to L long. Each length is
-    equally likely except the last, which may be rarer. The positions left out stand before the
-    first one, so that the first is as likely to be covered as any other. A position is covered
-    where a span that starts there or before ends after it.
+    equally likely except the last, which may be rarer. A position is covered where a span that
+    starts there or before ends after it. The first L - 1 positions are left out of the result:
+    spans that start there make the first position of the result as likely to be covered as the
+    others.
     """
     backend = at.backend
     starts = at.coins(1 - span_start(term.probability, longest))
@@ -108,7 +108,7 @@ def span_start(rate: float, longest: int) -> float:
 
     A position is uncovered with probability prod(1 - q * j / L for j = 1..L), which falls from 1
     to 0 as q rises from 0 to 1. The product is taken in this order, because another order rounds
-    differently, and changes a bit of some masks.
+    differently, which changes bits of some masks.
     """
     lengths = np.arange(1, longest + 1, dtype=np.float64)
     low, high = 0.0, 1.0

@@ -1,8 +1,9 @@
 """The random bits: Philox4x32-10, a function of a counter and a key.
 
-Four 32-bit words out of four, keyed by a 64-bit seed, with no state: word n of a stream is there
-at once, on any device, in any order. Salmon, Moraes, Dror, Shaw 2011, "Parallel Random Numbers: As
-Easy as 1, 2, 3", doi:10.1145/2063384.2063405. (NumPy's own Philox is the 64-bit variant.)
+It makes four 32-bit words from four, keyed by a 64-bit seed. It has no state, so every word can be
+computed directly, on any device and in any order. Salmon, Moraes, Dror, Shaw 2011, "Parallel Random
+Numbers: As Easy as 1, 2, 3", doi:10.1145/2063384.2063405. (NumPy's own Philox is the 64-bit
+variant.)
 """
 
 from __future__ import annotations

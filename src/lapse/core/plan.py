@@ -38,6 +38,7 @@ class Plan:
         text: the terms in the text form.
         slots: for each slot in use, the sources whose masks multiply there.
         expected: the constants that stand for the masks at evaluation.
+        apart: the slots whose masks differ between samples or steps.
         scales: for each slot the scale of its `masks.Coins`, None where its masks are floats.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     text: str
     slots: tuple[tuple[str, tuple[Source, ...]], ...]
     expected: Masks
+    apart: tuple[str, ...]
     scales: Scales
 
     @property
@@ -85,8 +87,9 @@ def _plan(terms: tuple[Term, ...], cell: str, projected: bool) -> Plan:
             filled.setdefault(slot, []).append(source)
     slots = tuple((slot, tuple(found)) for slot, found in filled.items())
     expected = {slot: _expected(found) for slot, found in slots}
+    apart = tuple(slot for slot, found in slots if _differs(found))
     scales = tuple((slot, _scale(found)) for slot, found in slots)
-    return Plan(cell, text_of(terms), slots, Masks(**expected), scales)
+    return Plan(cell, text_of(terms), slots, Masks(**expected), apart, scales)
 
 
 def sources(terms: Sequence[Term]) -> list[Source]:
@@ -134,6 +137,11 @@ def _expected(found: tuple[Source, ...]) -> float | None:
         1 - term.probability for term, _ in found if term.fill == "prev" or term.scale == "exp"
     ]
     return math.prod(factors) if factors else None
+
+
+def _differs(found: tuple[Source, ...]) -> bool:
+    """Whether masks differ between samples or steps."""
+    return any(axis in term.axes for term, _ in found for axis in "BT")
 
 
 def _scale(found: tuple[Source, ...]) -> float | None:

@@ -1,10 +1,11 @@
 """The ten rules that say which noise terms can work, each with its reason and a way out.
 
  1  What a cell carries elementwise (LSTM c, GRU s, state) must not be scaled up: no `inv`.
- 2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal but forgets
-    geometrically: a warning.
+ 2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal, but the
+    state decays geometrically: a warning says how fast.
  3  The fill is 0 or prev. `>prev` needs a state (c, s, state) and takes no scale.
- 4  Gates scale at evaluation; `inv` would push the carrying gates f and z above 1.
+ 4  The carrying gates f and z must stay below 1: no `inv`. All gates scale at evaluation by
+    default.
  5  G belongs to x and h, which several gates read; B and T never to a weight.
  6  V belongs to emb; blocks, chains and spans run along T, spans also along F, 65536 at most.
  7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1. That of the
@@ -114,12 +115,12 @@ def _no_growth(term: Term, because: str) -> None:
 
 
 def _carried(term: Term, cell: str) -> bool:
-    """LSTM and SimpleRNN read s only through the recurrent kernel; GRU mixes it elementwise."""
+    """Whether the cell carries a site elementwise; only GRU does so with s."""
     return term.site in ("c", "state") or (term.site == "s" and cell == "GRU")
 
 
 def _fill(term: Term) -> None:
-    """Rule 3: the expectation of `prev` needs no scale."""
+    """Rule 3; `prev` takes no scale because its expectation needs none."""
     if term.fill not in (0, "prev"):
         hold = f", or {nearest(term, fill='prev')} to keep the old value (zoneout)"
         _refuse(
@@ -174,8 +175,8 @@ def _axes_of_site(term: Term) -> None:
             _refuse(
                 term,
                 "an embedding table drops the rows of vocabulary ids",
-                f"write {nearest(term, over='V')}, or {nearest(term, over='BV')} for each sample "
-                "its own",
+                f"write {nearest(term, over='V')}, or {nearest(term, over='BV')} for a mask per "
+                "sample",
             )
         return
     if "V" in names:
@@ -188,7 +189,7 @@ def _axes_of_site(term: Term) -> None:
     if "G" in names and term.site not in ("x", "h"):
         _refuse(
             term,
-            f"only what several gates read, x and h, can have a mask per gate; {term.site} is one",
+            "only x and h, which several gates read, can have a mask per gate",
             f"write {nearest(term)}",
         )
 
@@ -211,15 +212,15 @@ def _runs(term: Term) -> None:
             drop = f", or {nearest(term, over=rest)} to drop {whole}" if rest else ""
             _refuse(
                 term,
-                f"{axis} asks for spans longer than {LONGEST_SPAN}, which cost as much as so many "
-                "timesteps",
+                f"{axis} asks for spans longer than {LONGEST_SPAN}, which cost as much as that "
+                "many timesteps",
                 f"write at most {nearest(term, over=longest)}{drop}",
             )
         if axis.run == "~" and not 0 <= axis.size <= 1:
             _refuse(
                 term,
-                f"{axis} must redraw with a probability in [0, 1]",
-                f"write {nearest(term)} for each step afresh, or T~rho with such a probability",
+                f"{axis} redraws with a probability that is not in [0, 1]",
+                f"write {nearest(term)} to redraw at each step, or T~rho with rho in [0, 1]",
             )
     if sum(bool(axis.run) for axis in term.axes.values()) > 1:
         first, second = (nearest(term, over=over_with(term, name, name)) for name in "FT")
@@ -231,7 +232,7 @@ def _runs(term: Term) -> None:
 
 
 def _law(term: Term) -> None:
-    """Rule 7: laws are matched by variance at mean 1, so continuous ones carry their own scale."""
+    """Rule 7; continuous laws have mean 1, so they need no scale at evaluation."""
     if term.law == "bern":
         return
     if term.fill != 0 or (term.law in ("gauss", "uniform") and term.scale != "inv"):
@@ -242,15 +243,19 @@ def _law(term: Term) -> None:
             f"write {' or '.join(dict.fromkeys(offers))}",
         )
     if any(axis.run == "[" for axis in term.axes.values()):
-        _refuse(term, "a span is dropped or kept as a whole", f"write {nearest(term)}")
+        _refuse(
+            term,
+            "a span is dropped or kept as a whole, which only the law bern does",
+            f"write {nearest(term)}",
+        )
 
 
 def _learned(term: Term) -> None:
-    """Rule 8: a coin has no gradient with respect to its rate."""
+    """Rule 8."""
     if term.rate == "learned" and term.law == "bern":
         _refuse(
             term,
-            "keep-or-drop has no gradient with respect to its rate",
+            "keeping or dropping has no gradient with respect to its rate",
             f"write {nearest(term)}, or any other number",
         )
 

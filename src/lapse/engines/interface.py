@@ -153,11 +153,7 @@ class Engine(ABC):
     """One way to run a layer."""
 
     name: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """What users read."""
+    title: ClassVar[str]  # what users read
 
     def concerns(self, call: Call) -> bool:
         """Whether the engine is for such calls at all; if not, nobody reads of its obstacles."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lapse.core.backend import Memory
 from lapse.engines.cpu import layer
-from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.fused import Fused
 from lapse.engines.interface import Call
 from lapse.engines.layer import Flags, Gradients, Inputs, Results
@@ -20,9 +20,7 @@ class Cpu(Fused):
 
     name = "cpu"
 
-    @property
-    def title(self) -> str:
-        return "the C++ kernels" + (f" ({instruction_set()})" if extension() else "")
+    title = "the C++ kernels" + (f" ({instruction_set()})" if extension() else "")
 
     def obstacle(self, call: Call) -> str | None:
         if extension() is None:

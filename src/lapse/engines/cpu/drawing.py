@@ -9,7 +9,7 @@ import numpy as np
 from lapse.core.backend import Counters
 from lapse.core.numpy_backend import NumpyBackend
 from lapse.core.philox import WORD
-from lapse.engines.cpu.extension import extension
+from lapse.engines.cpu.loading import extension
 
 
 class FastNumpy(NumpyBackend):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lapse.core.backend import Memory
-from lapse.engines.cpu.extension import extension, instruction_set
+from lapse.engines.cpu.loading import extension, instruction_set
 
 CELLS = (("LSTM", True), ("GRU", True), ("GRU", False), ("SimpleRNN", True))  # `enum Cell`
 Place = tuple[int, int, int]

@@ -28,6 +28,8 @@ class Native(Engine):
     def obstacle(self, call: Call) -> str | None:
         if not self.concerns(call):
             return f"the backend is {call.backend.name}"
+        if call.backend.in_graph():
+            return "torch.compile and torch.export would unroll it"
         if (slot := _inside(call)) is not None:
             return f"the mask of {slot} acts inside the recurrence"
         if call.running is not None and call.lengths is None:
@@ -64,12 +66,9 @@ def _inside(call: Call) -> str | None:
     if call.masks is not None:
         given = {slot: mask for slot, mask in call.masks._asdict().items() if mask is not None}
         return next((s for s, mask in given.items() if not _folds(s, _constant(mask))), None)
-    for slot, sources in call.plan.slots:
-        constant = not call.training or not any(
-            axis in source.term.axes for source in sources for axis in "BT"
-        )
+    for slot, _ in call.plan.slots:
         acts = call.training or getattr(call.plan.expected, slot) is not None
-        if acts and not _folds(slot, constant):
+        if acts and not _folds(slot, not call.training or slot not in call.plan.apart):
             return slot
     return None
 
