@@ -14,7 +14,7 @@ from keras import ops
 import catalog
 import lapse.keras
 from catalog import CASES, CELLS, FORMS, GRU_RESET_BEFORE, NOISE, Cell, distance, legal
-from lapse.backends.torch import BACKEND
+from lapse.backends.torch import BACKEND as TORCH
 from lapse.core import cells
 from lapse.core.masks import Masks
 from lapse.core.weights import Weights
@@ -161,7 +161,7 @@ def oracle_gradients(
         weights,
         Masks(*(_leaf(m) if isinstance(m, np.ndarray) else m for m in masks)),
         reset_after=cell.reset_after,
-        backend=BACKEND,
+        backend=TORCH,
     )
     (y * torch.tensor(target, dtype=torch.float64)).sum().backward()
     return [

@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from keras_support import BACKEND, FEATURES, TIMESTEPS, UNITS, array, close, lapse_layer, problem
-from lapse.keras.exporting import exporting
 
 import lapse.keras
 from catalog import GRU, LSTM, SIMPLE_RNN, Cell, distance
+from lapse.keras.backend import exporting
 
 # What the exporters say of themselves and of each other.
 pytestmark = [
@@ -168,11 +168,11 @@ def test_pytorch_s_other_exporter_takes_sizes_that_are_known(tmp_path: Path) -> 
 
 
 @FORMAT
-def test_a_kernel_that_is_asked_for_can_t_be_exported(form: str, tmp_path: Path) -> None:
+def test_an_engine_that_is_asked_for_can_t_be_exported(form: str, tmp_path: Path) -> None:
     model = model_of(lapse_layer(LSTM, engine="cpu"))
     model(padded())
     # PyTorch's exporter wraps the error in one of its own.
-    with pytest.raises(Exception, match=r"kernel=cpu asks for .* the model is being exported"):
+    with pytest.raises(Exception, match=r"engine='cpu' asks for .* the model is exported"):
         exported(model, form, tmp_path)
 
 

@@ -35,7 +35,7 @@ RUNNING = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [2], [4]])
 DRAWN = f"{EVERYWHERE} {PER_STEP} x:0.3@BT~0.3F x:0.2@BT[2]!none h:0.3@BTF~gauss"
 
 
-def trained(cell: Cell, kernel: str, x: Any, **options: Any) -> list[np.ndarray]:
+def trained(cell: Cell, engine: str, x: Any, **options: Any) -> list[np.ndarray]:
     """What a compiled model predicts and weighs after three steps with fresh noise."""
     given = problem(cell)
     layer = lapse_layer(cell, DRAWN, engine=engine, seed=5, return_sequences=True, **options)
@@ -83,10 +83,10 @@ def test_where_it_cannot_run(cell: Cell) -> None:
     with pytest.raises(LapseError, match="activations are tanh and sigmoid"):
         lapse_layer(cell, engine="cpu", activation="relu")(problem(cell).x)
     if BACKEND != "jax":  # which has no float64 unless it is told to
-        with pytest.raises(LapseError, match="it computes in float32, and was given float64"):
+        with pytest.raises(LapseError, match="they compute in float32, and were given float64"):
             lapse_layer(cell, engine="cpu", dtype="float64")(problem(cell).x)
-    with pytest.raises(LapseError, match="kernel='gpu' is unknown"):
-        lapse_layer(cell, kernel="gpu")
+    with pytest.raises(LapseError, match="engine='gpu' is unknown"):
+        lapse_layer(cell, engine="gpu")
 
 
 @CELL
@@ -122,7 +122,7 @@ class TestTransformations:
         def loss(mask: Any) -> Any:
             return ops.sum(layer(x, masks=Masks(x=mask)))
 
-        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+        with pytest.raises(LapseError, match="give the layer engine='reference'"):
             jax.grad(loss)(np.ones((BATCH, 1, 1, x.shape[2]), "f"))
 
     @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
@@ -139,7 +139,7 @@ class TestTransformations:
             return (jax.jit(function) if compiled else function)(given.x)
 
         given = problem(LSTM)
-        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+        with pytest.raises(LapseError, match="give the layer engine='reference'"):
             second(given.give(lapse_layer(LSTM)))
         assert np.isfinite(second(given.give(lapse_layer(LSTM, engine="reference")))).all()
 
@@ -150,7 +150,7 @@ class TestTransformations:
         monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
         given = problem(LSTM)
         layer = given.give(lapse_layer(LSTM, engine="cpu"))
-        with pytest.raises(LapseError, match=r"no jax\.experimental\.buffer_callback; write auto"):
+        with pytest.raises(LapseError, match=r"no jax\.experimental\.buffer_callback; write engine='auto'"):
             layer(given.x)
         plain = given.give(lapse_layer(LSTM, return_sequences=True))
         close(array(plain(given.x)), oracle(LSTM, given)[0])
@@ -211,7 +211,7 @@ def test_a_gradient_of_gradients_says_what_to_write(in_a_graph: bool) -> None:
     given = problem(LSTM)
     x = tf.constant(given.x)
     run = tf.function(penalty, autograph=False) if in_a_graph else penalty
-    with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+    with pytest.raises(LapseError, match="give the layer engine='reference'"):
         run(given.give(lapse_layer(LSTM)), x)
     plain = given.give(lapse_layer(LSTM, engine="reference"))
     assert all(gradient is not None for gradient in run(plain, x))
@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
         layer(x, mask=RUNNING[:, :6])
     with pytest.raises(LapseError, match=r"initial_state of .* has shape \(1, 11\)"):
         layer(x, initial_state=[part[:1] for part in state])
-    with pytest.raises(LapseError, match="masks= is int, which is no Masks"):
+    with pytest.raises(LapseError, match=r"masks= is int, not lapse\.Masks"):
         layer(x, masks=3)
     with pytest.raises(LapseError, match=r"the seed 1\.5 is not a whole number"):
         layer.draw_masks(3, 7, seed=1.5)

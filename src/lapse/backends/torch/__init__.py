@@ -38,7 +38,7 @@ class Torch(TorchArrays, Framework):
         return str(array.dtype).removeprefix("torch.")
 
     def device(self, array: Any) -> str:
-        return str(array.device.type)
+        return str(array.device).partition(":")[0]  # NumPy's arrays have a name here
 
     def in_graph(self, array: Any = None) -> bool:
         return not private.direct(array) if isinstance(array, Tensor) else private.in_graph()

@@ -13,6 +13,8 @@ from lapse.engines.interface import Call
 
 def impossible(call: Call) -> str | None:
     """What about a call ONNX's operator can't do, in words; None if nothing."""
+    if not (torch.onnx.is_in_onnx_export() and torch.compiler.is_exporting()):
+        return "only torch.onnx.export(dynamo=True) writes it down"
     factors = call.masks if call.masks is not None else call.plan.expected
     if call.training or any(factor is not None for factor in factors):
         return "it has no masks"
@@ -21,6 +23,8 @@ def impossible(call: Call) -> str | None:
     # onnxruntime has it in float32 alone, and torch.compile can't write it down.
     if call.x.dtype != torch.float32 or torch.compiler.is_dynamo_compiling():
         return "it takes float32, in graphs that torch.compile doesn't make"
+    if call.running is not None and call.lengths is None:
+        return "it needs padding to be at the end of each sequence"
     if call.recurrent_activation is not None or call.activation not in (None, torch.relu):
         return "its activations are tanh and sigmoid"
     return None
