@@ -171,6 +171,4 @@ def test_masks_come_in_the_dtype_asked_for() -> None:
     made = plan("x:0.3@BF", "LSTM")
     found = draw(made, 1, "float16", **SIZES).x
     assert keras.backend.standardize_dtype(found.dtype) == "float16"
-    np.testing.assert_array_equal(
-        array(found), drawing.draw(made, 1, **SIZES).x.astype("float16")
-    )
+    np.testing.assert_array_equal(array(found), drawing.draw(made, 1, **SIZES).x.astype("float16"))
