@@ -21,6 +21,13 @@ from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
 pytestmark = pytest.mark.skipif(extension() is None, reason="installed without a C++ compiler")
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 NAMES = (*Results._fields, *(f"d{name}" for name in Gradients._fields))
+OPTIONS: dict[str, dict[str, bool]] = {
+    "": {},
+    "padded": {"padded": True},
+    "padded, no mask of y": {"padded": True, "masks_y": False},
+    "padded, no states": {"padded": True, "states": False},
+    "no states, no mask of y": {"states": False, "masks_y": False},
+}
 SCALES = (2.0, 1.0, *[1.25] * 8)
 
 
@@ -31,15 +38,16 @@ def with_threads(count: int) -> NumpyBackend:
     return backend
 
 
-def inputs(cell: Cell, padded: bool) -> Inputs:
+def inputs(cell: Cell, padded: bool = False, states: bool = True, masks_y: bool = True) -> Inputs:
     """Work for several threads, with masks in bytes and in floats, of each step and of none."""
     given = problem(cell, batch=9, timesteps=63, features=31, units=65, seed=2)
     random = np.random.default_rng(3)
     coins = random.integers(0, 2, (9, 63, 1, 31), dtype=np.uint8)
     slots: list[Any] = [None] * 8
     slots[SLOTS[cell.name].index("k_h")] = random.integers(0, 2, (9, 63, 65), dtype=np.uint8)
-    slots[-1] = random.random((9, 1, 65), np.float32)
-    h0, c0 = (*given.state, None)[:2]
+    mask_y = random.random((9, 1, 65), np.float32)
+    slots[-1] = mask_y if masks_y else None
+    h0, c0 = (*given.state, None)[:2] if states else (None, None)
     made = Inputs(
         x=given.x,
         kernel=given.weights.kernel,
@@ -77,12 +85,13 @@ def by_pytorch(flags: Flags, given: Inputs, dy: np.ndarray) -> list[torch.Tensor
 
 @pytest.mark.parametrize("share", ["samples", "units"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @CELL
 def test_any_number_of_threads_gives_pytorchs_bits(
-    cell: Cell, padded: bool, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, options: dict, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags, given = Flags(cell.name, cell.reset_after, padded), inputs(cell, padded)
+    given = inputs(cell, **options)
+    flags = Flags(cell.name, cell.reset_after, reverse="padded" in options)
     dh = np.random.default_rng(4).normal(size=(63, 9, 65)).astype(np.float32)
     expected = by_pytorch(flags, given, dh)
     monkeypatch.setattr(callbacks, "NUMPY", with_threads(threads))
@@ -90,7 +99,7 @@ def test_any_number_of_threads_gives_pytorchs_bits(
     found = by_numpy(flags, given, dh)
     running = None if given.running is None else given.running.T[..., None]
     for name, one, other in zip(NAMES, found, expected, strict=True):
-        if running is not None and name in ("saved", "y"):  # nothing is written in padding
+        if running is not None and name == "saved":  # undefined in padding
             one, other = np.where(running, one, 0), torch.where(torch.tensor(running), other, 0)
         np.testing.assert_array_equal(one, other.numpy(), name)
 
@@ -98,7 +107,7 @@ def test_any_number_of_threads_gives_pytorchs_bits(
 def test_arrays_that_lie_otherwise_are_taken() -> None:
     """Turned around, read only, every other number of another."""
     cell = CELLS[0]
-    flags, given = Flags(cell.name, True, False), inputs(cell, False)
+    flags, given = Flags(cell.name, True, False), inputs(cell)
     expected = callbacks.Forward("cpu", flags, SCALES)(given).h
 
     def apart(array: np.ndarray | None) -> np.ndarray | None:
@@ -116,12 +125,13 @@ def test_arrays_that_lie_otherwise_are_taken() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     cell = CELLS[0]
-    flags, given = Flags(cell.name, True, False), inputs(cell, False)
+    flags, given = Flags(cell.name, True, False), inputs(cell)
     for wrong in (
         given._replace(h0=given.h0[:1]),
         given._replace(kernel=given.kernel.astype(np.float64)),
         given._replace(running=np.ones((9, 63), np.uint8)),
         given._replace(c0=None),
+        given._replace(h0=None),
     ):
         with pytest.raises(LapseError, match="needs"):
             callbacks.Forward("cpu", flags, SCALES)(wrong)

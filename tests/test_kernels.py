@@ -22,7 +22,7 @@ from lapse.engines import ENGINES, choice, cpu
 from lapse.engines.cpu import pointers
 from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.interface import Engine
-from lapse.engines.layer import Inputs, parts
+from lapse.engines.layer import Inputs, parts, writes_outputs
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import masks_of, on_cpu, poisoned, reference, results, tensor  # noqa: F401
 
@@ -163,8 +163,10 @@ def test_every_instruction_set_that_runs_here(
     monkeypatch.setattr(pointers, "instruction_set", lambda: isa)
     given = problem(cell, batch=8, units=39)
     masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
-    check(cell, given, masks, paddings(8, 5)["holes"])
-    check(cell, given, Masks())
+    for padding in (None, *paddings(8, 5).values()):
+        check(cell, given, masks, padding, reverse=True)
+        check(cell, given, Masks(), padding)
+        check(cell, given._replace(state=()), Masks(), padding)
 
 
 @CELL
@@ -207,6 +209,85 @@ def test_any_number_of_threads_gives_the_same_bits(
             assert torch.equal(one, two)
 
 
+@CELL
+@pytest.mark.parametrize("padding", ["behind", "in front", "holes"])
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("noise", ["", "y:0.4@BF", "y:0.4@BTF"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.usefixtures("sharing")
+def test_outputs_in_padding(
+    cell: Cell, padding: str, states: bool, noise: str, reverse: bool
+) -> None:
+    """They are those of the real step before, and so get their gradients."""
+    given = problem(cell, batch=7, timesteps=6, units=39)
+    given = given if states else given._replace(state=())
+    running = paddings(7, 6)[padding]
+    running[3] = False
+    masks = masks_of(cell, noise, given, compact=True)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            check(cell, given, masks, running, reverse=reverse)
+    finally:
+        torch.set_num_threads(before)
+
+
+@CELL
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+def test_gradients_of_the_last_state_alone(cell: Cell, states: bool, reverse: bool) -> None:
+    given = problem(cell)
+    running = torch.tensor(paddings(3, 5)["holes"])
+    found = []
+    for run, dtype in ((on_cpu, torch.float32), (reference, torch.float64)):
+        x, kernel, recurrent, bias, *state = (
+            torch.tensor(a, dtype=dtype, requires_grad=True)
+            for a in (given.x, *given.weights[:3], *(given.state if states else ()))
+        )
+        _, last = run(
+            cell.name, x, Weights(kernel, recurrent, bias), Masks(),
+            initial_state=tuple(state) or None, running=running, reset_after=cell.reset_after,
+            reverse=reverse,
+        )  # fmt: skip
+        loss = last[0].square().sum()
+        found.append(torch.autograd.grad(loss, [x, kernel, recurrent, bias, *state]))
+    for one, other in zip(*found, strict=True):
+        assert distance(one.numpy(), other.numpy()) < TOLERANCE
+
+
+@CELL
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("masked", [True, False], ids=["mask of y", ""])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.usefixtures("sharing")
+def test_states_and_outputs_are_written_at_every_step(
+    cell: Cell, padded: bool, states: bool, masked: bool, reverse: bool
+) -> None:
+    """New arrays are full of NaN here; y is one where outputs may differ from h."""
+    given = problem(cell, batch=5, timesteps=6, units=39)
+    h0, c0 = (*given.state, None)[:2] if states else (None, None)
+    numbers = (given.x, *given.weights[:2], None, h0, c0)
+    arrays = [None if a is None else torch.tensor(a, dtype=torch.float32) for a in numbers]
+    running = torch.tensor(paddings(5, 6)["holes"]) if padded else None
+    slots = [*[None] * 7, torch.full((5, 1, 39), 0.5) if masked else None]
+    inputs = Inputs(*arrays, running, None, None, slots)
+    assert writes_outputs(inputs) == (masked or (padded and states))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            places, arrays = inputs.flat()
+            flags = (cell.name, cell.reset_after, reverse)
+            found = operators.layer("cpu", *flags, [1.0] * 10, list(places), arrays)
+            last_h, last_c, h, c, _, y = found
+            assert all(array.isfinite().all() for array in (last_h, last_c, h, c, y))
+            assert y.shape == (h.shape if writes_outputs(inputs) else (0,))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_threads_share() -> None:
     """Samples, unless there are few of them and the weights are large."""
     mebibyte = 2**18
@@ -218,16 +299,21 @@ def test_what_threads_share() -> None:
 
 
 @CELL
-@pytest.mark.parametrize("read", [0, 1, "gates"])
+@pytest.mark.parametrize(
+    ("read", "states"), [(0, True), (1, True), ("gates", True), (0, False)],
+    ids=["0", "1", "gates", "no states"],
+)  # fmt: skip
 @pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
-def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bool) -> None:
+def test_the_operator_keeps_pytorch_s_contract(
+    cell: Cell, read: Any, padded: bool, states: bool
+) -> None:
     """Schema, fake kernel and autograd registration, as torch.library.opcheck reads them."""
     given = problem(cell, batch=2, timesteps=3, features=4, units=5)
 
     def leaf(value: Any) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, requires_grad=True)
 
-    h0, c0 = (*map(leaf, given.state), None)[:2]
+    h0, c0 = (*map(leaf, given.state), None)[:2] if states else (None, None)
     mask = torch.ones(2, 1, cell.gates if read == "gates" else 1, 5) if read else None
     slots: list[Tensor | None] = [None] * 8
     slots[6] = torch.full((2, 3, 5), 0.5)
@@ -404,22 +490,24 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
 
 @CELL
 @pytest.mark.parametrize("padding", [None, "in front"], ids=["", "padded"])
-def test_second_derivatives(cell: Cell, padding: str | None) -> None:
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("noise", ["", "everything"])
+def test_second_derivatives(cell: Cell, padding: str | None, states: bool, noise: str) -> None:
     """Those of a gradient penalty, which take the plain loop."""
     given = problem(cell, units=5)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
+    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, compact=True)
     running = None if padding is None else torch.tensor(paddings(3, 5)[padding])
     found = []
     for run, dtype in ((on_cpu, torch.float32), (reference, torch.float64)):
         leaves = [
             torch.tensor(a, dtype=dtype, requires_grad=True)
-            for a in (given.x, *given.weights[:3], *given.state)
+            for a in (given.x, *given.weights[:3], *(given.state if states else ()))
         ]
         x, kernel, recurrent, bias, *state = leaves
         weights = Weights(kernel, recurrent, bias)
         torch_masks = Masks(*(tensor(mask, dtype) for mask in masks))
         y, last = run(
-            cell.name, x, weights, torch_masks, initial_state=tuple(state), running=running,
+            cell.name, x, weights, torch_masks, initial_state=tuple(state) or None, running=running,
             reset_after=cell.reset_after, reverse=True,
         )  # fmt: skip
         loss = (y**2).sum() + sum((part**3).sum() for part in last)

@@ -31,10 +31,16 @@ def check_option(option: object) -> None:
 
 
 class Choice(NamedTuple):
-    """An engine, and why it is the one that runs."""
+    """The engine of a call, and what there is to say of it beside the engine's own reason."""
 
     engine: Engine
-    why: str
+    call: Call
+    words: str | None = None
+
+    @property
+    def why(self) -> str:
+        """Why it is the one that runs."""
+        return self.words or self.engine.reason(self.call)
 
 
 def choose(call: Call, option: str = "auto") -> Choice:
@@ -55,7 +61,7 @@ def choose(call: Call, option: str = "auto") -> Choice:
         obstacle = engine.obstacle(call)
         if obstacle is not None:
             raise_obstacle(words, engine.title, obstacle)
-        return Choice(engine, f"{words} asks for it")
+        return Choice(engine, call, f"{words} asks for it")
     obstacles, slower = [], None
     for engine in ENGINES[:-1]:
         if not engine.concerns(call):
@@ -64,15 +70,15 @@ def choose(call: Call, option: str = "auto") -> Choice:
         if obstacle is not None:
             obstacles.append(f"{engine.title} can't run here: {obstacle}")
         elif engine.objection(call) is None:
-            return Choice(engine, engine.reason(call))
+            return Choice(engine, call)
         else:
             slower = slower or engine
     why = "; ".join(obstacles)
     if slower is not None:
-        return Choice(slower, why)
+        return Choice(slower, call, why)
     if not call.exporting:
         warn_of_plain_loop(why)
-    return Choice(ENGINES[-1], why)
+    return Choice(ENGINES[-1], call, why)
 
 
 # torch.compile calls these three rather than look into them; see `backends.torch`.

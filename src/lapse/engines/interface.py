@@ -65,6 +65,10 @@ class Framework(Backend):
         """Sets the framework's own generators for a while, where layers may draw from them."""
         return nullcontext()
 
+    def records(self) -> bool:
+        """Whether operations are recorded for gradients."""
+        return True
+
     def wants_gradient(self, array: Any) -> bool:
         """Whether the gradient of an array may be asked for, where a framework can tell."""
         return False
@@ -127,7 +131,7 @@ class Call(NamedTuple):
     plan: Plan
     masks: Masks | None = None  # those that a user gives
     training: bool = False  # whether masks are drawn where none are given
-    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units)
+    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units); see `stacked`
     running: Any = None  # (batch, timesteps) booleans, False where a step is padding
     lengths: Any = None  # (batch,): the real steps of each sequence, where padding is at the end
     reset_after: bool = True
@@ -135,6 +139,7 @@ class Call(NamedTuple):
     activation: Callable | None = None  # where it is not tanh
     recurrent_activation: Callable | None = None  # where it is not sigmoid
     exporting: bool = False  # whether the call is written down to run without lapse
+    stacked: bool = False  # whether states have an axis of 1 in front, as `hx` of PyTorch
 
     def keras_weights(self) -> Weights:
         """The weights in Keras's layout."""
@@ -180,8 +185,17 @@ class Engine(ABC):
         """Runs a layer over whole sequences; differentiable.
 
         Args:
+            call: with states that are not stacked.
             masks: from `draw`, from `call.masks`, or what stands for them in evaluation.
 
         Returns:
             What `cells.unroll` does: all outputs (batch, timesteps, units), and the last state.
         """
+
+    def run(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        """`unroll` for any call; the last state is stacked where the first one is."""
+        if not call.stacked:
+            return self.unroll(call, masks)
+        state = call.initial_state and tuple(part[0] for part in call.initial_state)
+        y, last = self.unroll(call._replace(initial_state=state, stacked=False), masks)
+        return y, tuple(part[None] for part in last)

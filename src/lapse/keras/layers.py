@@ -193,7 +193,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
             masks = engine.draw(call, seed, **self._sizes(batch, timesteps))
         else:
             masks = self.plan.expected
-        return engine.unroll(call, masks)
+        return engine.run(call, masks)
 
     def _check(self, sequences: Any, running: Any, state: tuple, given: Any) -> None:
         """Raises `LapseError` for arguments of the call that do not fit."""

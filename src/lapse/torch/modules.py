@@ -237,20 +237,23 @@ class _Recurrent(nn.RNNBase):
         """The output and the last states of all layers, each state as `hx` has it."""
         every, directions = self._sublayers, 1 + self.bidirectional
         running = None if lengths is None else running_steps(lengths, x.shape[1], x.device)
-        seed = self._seed(given)
-        lasts = []
+        seed, lasts = self._seed(given), []
         for first in range(0, len(every), directions):
             outputs = []
             for n in range(first, first + directions):
-                state = None if states is None else tuple(part[n] for part in states)
+                state = states
+                if states is not None and len(every) > 1:
+                    state = tuple(part.narrow(0, n, 1) for part in states)
                 call = self._call(every[n], x, given[n], seed is not None, state, running, lengths)
-                y, last = self._unroll(call, every[n], seed)
+                y, last = self._run_one(call, every[n], seed)
                 outputs.append(y)
                 lasts.append(last)
             x = _joined(outputs) if self.bidirectional else outputs[0]
         if running is not None:
             x = _without_padding(x, running)
-        return x, tuple(map(_stacked, zip(*lasts, strict=True)))
+        if len(lasts) == 1:
+            return x, lasts[0]
+        return x, tuple(map(torch.cat, zip(*lasts, strict=True)))
 
     def _seed(self, given: Sequence[Masks | None]) -> Tensor | None:
         """The seed of a call that draws; None if it doesn't."""
@@ -276,7 +279,10 @@ class _Recurrent(nn.RNNBase):
         lengths: Tensor | None = None,
     ) -> Call:
         # By name at each call, so that parametrizations and functional_call hold.
-        weights = TorchWeights(*[name and getattr(self, name) for name in one.weights])
+        own = self._parameters
+        weights = TorchWeights(
+            *[own.get(n) if n in own else n and getattr(self, n) for n in one.weights]
+        )
         if weights.weight_ih.dtype != x.dtype:  # as it may be under autocast
             weights = TorchWeights(*(w if w is None else w.to(x.dtype) for w in weights))
         return Call(
@@ -293,9 +299,10 @@ class _Recurrent(nn.RNNBase):
             reverse=one.direction == 1,
             activation=self._activation,
             exporting=private.to_onnx(),
+            stacked=True,
         )
 
-    def _unroll(self, call: Call, one: Sublayer, seed: Tensor | None) -> tuple[Tensor, tuple]:
+    def _run_one(self, call: Call, one: Sublayer, seed: Tensor | None) -> tuple[Tensor, tuple]:
         engine = choose(call, self.engine).engine
         if call.masks is not None:
             masks = call.masks
@@ -305,7 +312,7 @@ class _Recurrent(nn.RNNBase):
             masks = engine.draw(call, seed, **sizes)
         else:
             masks = call.plan.expected
-        return engine.unroll(call, masks)
+        return engine.run(call, masks)
 
     def _given(self, masks: Any, batch: int, timesteps: int) -> Sequence[Masks]:
         """Masks that a user gives, one for each layer and direction."""
@@ -327,10 +334,6 @@ class _Recurrent(nn.RNNBase):
         return each
 
     _activation: Callable | None = None  # where it is not tanh
-
-
-def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
-    return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
 # PyTorch's outputs lie in memory with time first, whatever the order of their axes.

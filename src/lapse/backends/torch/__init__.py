@@ -26,12 +26,7 @@ for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_lo
 class Torch(TorchArrays, Framework):
     """Runs engines as operators, with PyTorch's autograd."""
 
-    own_kernels = {  # by cell and activation, None for tanh
-        ("LSTM", None): private.lstm,
-        ("GRU", None): private.gru,
-        ("SimpleRNN", None): private.rnn_tanh,
-        ("SimpleRNN", torch.relu): private.rnn_relu,
-    }
+    sequences, steps = private.SEQUENCES, private.STEPS  # PyTorch's own, for the engine native
 
     def like(self, array: Any, other: Any) -> Any:
         return array.to(other)
@@ -63,6 +58,9 @@ class Torch(TorchArrays, Framework):
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             yield
+
+    def records(self) -> bool:
+        return torch.is_grad_enabled()
 
     def wants_gradient(self, array: Any) -> bool:
         return bool(array.requires_grad)

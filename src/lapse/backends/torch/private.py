@@ -14,8 +14,20 @@ from torch.nn.modules.dropout import _DropoutNd
 
 DropoutModule = _DropoutNd  # the base of nn.Dropout and its relatives
 
-lstm, gru = torch._VF.lstm, torch._VF.gru
-rnn_tanh, rnn_relu = torch._VF.rnn_tanh, torch._VF.rnn_relu
+# PyTorch's own recurrent functions by cell and activation, None for tanh: over sequences, and for
+# one step, which takes a third of the time of a sequence of length 1 (LSTM).
+SEQUENCES: dict[tuple[str, Callable | None], Callable] = {
+    ("LSTM", None): torch._VF.lstm,
+    ("GRU", None): torch._VF.gru,
+    ("SimpleRNN", None): torch._VF.rnn_tanh,
+    ("SimpleRNN", torch.relu): torch._VF.rnn_relu,
+}
+STEPS: dict[tuple[str, Callable | None], Callable] = {
+    ("LSTM", None): torch._VF.lstm_cell,
+    ("GRU", None): torch._VF.gru_cell,
+    ("SimpleRNN", None): torch._VF.rnn_tanh_cell,
+    ("SimpleRNN", torch.relu): torch._VF.rnn_relu_cell,
+}
 
 
 def constant(function: Callable) -> Callable:

@@ -13,7 +13,7 @@ from lapse.core.masks import Masks
 from lapse.engines.interface import Call, Engine
 
 _FOLDED = ("x", "y", "W", "U")
-_SHORT = 4  # samples * timesteps up to which the C++ kernels' overhead on a CPU is the larger one
+_SHORT = 8  # timesteps; measured: up to here the C++ kernels lose more by their overhead
 
 
 class Native(Engine):
@@ -47,8 +47,10 @@ class Native(Engine):
             return None
         if call.backend.dtype(call.x) in ("float16", "bfloat16"):
             return "the C++ kernels compute in float32"
-        long = call.x.shape[0] * call.x.shape[1] > _SHORT
-        return "the C++ kernels are faster" if long or call.lengths is not None else None
+        timesteps = call.x.shape[1]
+        if timesteps == 1 or (timesteps <= _SHORT and not call.backend.records()):
+            return None
+        return "the C++ kernels are faster"
 
     def reason(self, call: Call) -> str:
         if call.backend.device(call.x) == "cpu":
@@ -56,6 +58,9 @@ class Native(Engine):
         return "no mask acts inside the recurrence"
 
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        return self.run(call, masks)
+
+    def run(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
         from lapse.engines.native.run import run
 
         return run(call, masks)

@@ -20,51 +20,73 @@ _NO_MASKS = Masks()
 
 def impossible(call: Call) -> str | None:
     """What about a call prevents PyTorch's kernel, in words; None if nothing does."""
-    if call.recurrent_activation is not None or _function(call) is None:
+    backend: Any = call.backend
+    if call.recurrent_activation is not None or (call.cell, call.activation) not in backend.steps:
         return "its activations are tanh and sigmoid"
-    if call.x.device.type == "meta":
+    device = call.x.device.type
+    if device == "meta":
         return "the input is on the device meta"
     projected = call.weights[-1] is not None  # last in both layouts
-    if projected and call.x.device.type == "cpu" and call.x.dtype == torch.float32:
+    if projected and device == "cpu" and call.x.dtype == torch.float32:
         return "oneDNN has no projection of h"
     return call.backend.transform(call)
 
 
 def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Takes and gives what `Engine.unroll` does."""
-    function, x = _function(call), call.x
+    """Takes and gives what `Engine.run` does."""
+    x = call.x
     if masks == _NO_MASKS:
         weights, y_mask = call.torch_weights(), None
     else:
         x, weights, y_mask = _folded(call, call.backend.numbers(masks, x))
+    if x.shape[1] == 1 and weights.weight_hr is None:
+        return _one_step(call, x, weights, y_mask)
     flat = [weight for weight in weights if weight is not None]
     rest = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)
-    state = tuple(part[None] for part in call.initial_state or _zeros(call, weights))
+    backend: Any = call.backend
+    function = backend.sequences[call.cell, call.activation]
+    state = _states(call, weights)
     x = _turned(x, call.lengths) if call.reverse else x
     if call.lengths is not None:
         y, last = _packed(function, x, call.lengths, state, rest)
     else:
-        y, *last = function(x, state if call.cell == "LSTM" else state[0], *rest, True)
+        y, *last = function(x, state if len(state) > 1 else state[0], *rest, True)
     y = _turned(y, call.lengths) if call.reverse else y
     y = drop(y, y_mask)
     if call.lengths is not None:
         y = _hold(y, call.lengths, call.reverse)
-    return y, tuple(part[0] for part in last)
+    return y, tuple(last if call.stacked else [part.squeeze(0) for part in last])
 
 
-def _function(call: Call) -> Any:
+def _one_step(
+    call: Call, x: Tensor, weights: TorchWeights, y_mask: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     backend: Any = call.backend
-    return backend.own_kernels.get((call.cell, call.activation))
+    function = backend.steps[call.cell, call.activation]
+    state = call.initial_state
+    if state is None:
+        h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
+        state = (h, h)
+    elif call.stacked:
+        state = tuple([part.squeeze(0) for part in state])
+    if call.cell == "LSTM":
+        last = function(x.squeeze(1), state, *weights[:4])
+    else:
+        last = (function(x.squeeze(1), state[0], *weights[:4]),)
+    y = drop(last[0].unsqueeze(1), y_mask)
+    return y, tuple([part.unsqueeze(0) for part in last] if call.stacked else last)
 
 
-def _zeros(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
-    batch, gates = len(call.x), len(GATES[call.cell])
-    h = call.x.new_zeros(batch, weights.weight_hh.shape[1])
+def _states(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
+    """The states before the first steps, (1, batch, width) each."""
+    if call.initial_state is not None:
+        state = call.initial_state
+        return state if call.stacked else tuple([part.unsqueeze(0) for part in state])
+    batch, (columns, width) = call.x.shape[0], weights.weight_hh.shape
+    h = call.x.new_zeros(1, batch, width)
     if call.cell != "LSTM":
         return (h,)
-    if weights.weight_hr is None:
-        return h, h
-    return h, call.x.new_zeros(batch, len(weights.weight_hh) // gates)
+    return h, h if weights.weight_hr is None else call.x.new_zeros(1, batch, columns // 4)
 
 
 def _folded(call: Call, masks: Masks) -> tuple[Tensor, TorchWeights, Any]:
