@@ -149,7 +149,7 @@ def test_noise_per_step_is_refused_with_what_to_write_instead(cell: Cell) -> Non
 
 
 def test_blocks_of_steps_are_noise_per_step_too() -> None:
-    with pytest.raises(lapse.LapseError, match="a cell doesn't know which step it is at"):
+    with pytest.raises(lapse.LapseError, match="a cell does not know its step"):
         lapse_cell(GRU, "x:0.5@BT/2F")
 
 

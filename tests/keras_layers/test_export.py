@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{warning}")
     for warning in (
         "`torch.jit.trace.*` is deprecated:DeprecationWarning",
+        "The .grad attribute:UserWarning",
+        "`torch.jit.script.*` is deprecated:DeprecationWarning",
         ":torch.jit.TracerWarning",  # of Keras's own lines; it means to leave them out
         "The feature will be removed:DeprecationWarning",
         "You are using the legacy TorchScript-based ONNX export:DeprecationWarning",

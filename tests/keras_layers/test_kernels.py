@@ -150,9 +150,8 @@ class TestTransformations:
         monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
         given = problem(LSTM)
         layer = given.give(lapse_layer(LSTM, engine="cpu"))
-        with pytest.raises(
-            LapseError, match=r"no jax\.experimental\.buffer_callback; write engine='auto'"
-        ):
+        said = r"no jax\.experimental\.buffer_callback; write engine='auto'"
+        with pytest.raises(LapseError, match=said):
             layer(given.x)
         plain = given.give(lapse_layer(LSTM, return_sequences=True))
         close(array(plain(given.x)), oracle(LSTM, given)[0])

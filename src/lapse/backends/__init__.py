@@ -1,4 +1,4 @@
-"""The frameworks whose arrays engines take; each answers what `engines.Framework` asks."""
+"""The frameworks whose arrays engines take: one `engines.Framework` each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from lapse.engines import Framework
 
 
 def named(name: str) -> Framework:
-    """The backend of "torch", "jax" or "tensorflow", which is imported only then."""
+    """The backend of "torch", "jax" or "tensorflow", imported when it is asked for."""
     backend: Framework = import_module(f"lapse.backends.{name}").BACKEND
     return backend

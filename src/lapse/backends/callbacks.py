@@ -1,7 +1,7 @@
-"""Engines as NumPy functions, for frameworks that call back into Python from their graphs.
+"""Engines as NumPy functions, for frameworks whose graphs call back into Python.
 
-Each is a value: two that compute the same are equal, so that a graph which is cached by what it
-calls is found again. `into` holds the arrays to write to, where the framework has them ready.
+Each is a value: functions that compute the same are equal, so that a graph cached by what it calls
+is used again. `into` holds the arrays to write to, where the framework provides them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """JAX: words in uint32; engines as callbacks into NumPy with gradients of their own.
 
-The callbacks are of the kind that reads and writes XLA's own buffers. `jax.pure_callback` makes
-arrays of JAX of them instead, and where a process has one processor, the thread that would fill
-these arrays is the one that waits for them: the process hangs.
+The callbacks read and write XLA's own buffers. `jax.pure_callback` passes arrays of JAX instead:
+with one processor, the thread that would fill these arrays is the one that waits for them, and the
+process hangs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _forward(engine: str, flags: Flags, scales: Scales, inputs: Inputs) -> Resul
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _called(function: Callable, shapes: Any, *given: Any) -> Any:
-    """What a function of NumPy arrays gives, float32 arrays of these shapes."""
+    """The result of a function of NumPy arrays: float32 arrays of these shapes."""
     results = type(shapes)._make(_Outline(shape, np.float32) for shape in shapes)
     return _callback(_InPlace(function), results)(*given)
 
@@ -70,7 +70,9 @@ def _(*_: Any) -> Any:
 
 
 def _callback(function: Callable, results: Any) -> Callable:
-    from jax.experimental.buffer_callback import buffer_callback  # a later JAX may lack it
+    from jax.experimental.buffer_callback import (
+        buffer_callback,
+    )  # experimental, so a later JAX may lack it
 
     found: Callable = buffer_callback(function, results, vmap_method="sequential")
     return found
@@ -78,7 +80,7 @@ def _callback(function: Callable, results: Any) -> Callable:
 
 @dataclass(frozen=True)
 class _InPlace:
-    """Has a function of NumPy arrays write its results where XLA wants them."""
+    """Calls a function of NumPy arrays so that it writes its results into XLA's buffers."""
 
     function: Callable
 
@@ -93,7 +95,8 @@ def _with_residuals(engine: str, flags: Flags, scales: Scales, inputs: Any) -> t
             "the gradient of a mask is asked for, which the C++ kernels do not have; give the "
             "layer engine='reference'."
         )
-    # Of x only where it is asked for; a structure rather than a value, so that it is known in time.
+    # The gradient of x is computed only where it is asked for. This is told by a structure, because
+    # a value would not be known while JAX traces.
     of_x = () if inputs.x.perturbed else None
     values = jax.tree.map(lambda primal: primal.value, inputs, is_leaf=_is_primal)
     found = _forward(engine, flags, scales, values)
@@ -132,7 +135,7 @@ _layer.defvjp(_with_residuals, _gradients, symbolic_zeros=True)
 
 
 class Jax(Framework):
-    """Runs engines by the processor, also inside compiled graphs."""
+    """Runs engines on the processor, also inside compiled graphs."""
 
     name = "jax"
 
@@ -141,7 +144,7 @@ class Jax(Framework):
         return jnp.asarray(np.asarray(value, np.uint32) if known else value).astype("uint32")
 
     def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
-        """Of halves, whose products fit."""
+        """By halves of words, whose products fit into a word."""
         half, bits = np.uint32(0xFFFF), np.uint32(16)
         low, high = word & half, word >> bits
         c_low, c_high = np.uint32(constant & 0xFFFF), np.uint32(constant >> 16)

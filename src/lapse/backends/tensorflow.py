@@ -29,7 +29,7 @@ from lapse.engines.layer import (
 
 
 class Tensorflow(Framework):
-    """Runs engines by the processor, also inside graphs."""
+    """Runs engines on the processor, also inside graphs."""
 
     name = "tensorflow"
     compiles_engines = False
@@ -59,7 +59,7 @@ class Tensorflow(Framework):
         return tf.range(tf.cast(count, tf.int64), dtype=tf.int64)
 
     def running_max(self, words: Any, axis: int, window: int) -> Any:
-        # By doubling, which leaves shapes as they are known. Those of a scan are unknown in graphs,
+        # By doubling, which keeps known shapes known. The shapes of a scan are unknown in graphs,
         # where loops and XLA then fail.
         front, width = (slice(None),) * axis, 1
         while width < window:
@@ -172,7 +172,7 @@ def _layer(
                 )
 
             of_each = _first(back, gradient_shapes(flags, inputs, of_x=True))(*kept, *given)
-            # There is none for masks: where one asks, TensorFlow says that it is missing.
+            # Masks have no gradients; TensorFlow gives None for them.
             return [of_each[place] if place < len(Gradients._fields) else None for place in places]
 
         return (found.last_h, found.last_c, found.h, found.y), gradients
@@ -181,7 +181,7 @@ def _layer(
 
 
 def _first(back: Callable, shapes: Gradients) -> Callable:
-    """Calls a function of NumPy arrays that gives gradients, which have none themselves."""
+    """Calls a function of NumPy arrays that gives gradients; these have no gradients themselves."""
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def first(*given: Any) -> tuple[Any, Callable]:

@@ -1,4 +1,4 @@
-"""What layers and cells take from the backend that Keras runs on; it is looked up here, once."""
+"""The backend that Keras runs on, looked up once, and what layers and cells take from it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> A
     return BACKEND.like(BACKEND.draw_rows(terms, seed, **sizes), ops.zeros((), dtype))
 
 
-def weights(cell: Any) -> Weights:
-    """The weights of a Keras cell, as tensors of the backend."""
+def weights(cell: Any, copied: bool = False) -> Weights:
+    """The weights of a Keras cell, as tensors of the backend.
+
+    Args:
+        copied: whether the tensors are results of an operation. `torch.export` refuses a loop that
+            reads variables of Keras directly.
+    """
     variables = (cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)
-    return Weights(*(v if v is None else ops.convert_to_tensor(v) for v in variables))
+    found = (v if v is None else ops.convert_to_tensor(v) for v in variables)
+    return Weights(*(v * 1 if copied and v is not None else v for v in found))
 
 
 def activations(cell: Any) -> dict[str, Any]:

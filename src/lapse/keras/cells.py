@@ -1,8 +1,9 @@
 """`keras.layers.LSTMCell`, `GRUCell` and `SimpleRNNCell` with `noise=`, for `keras.layers.RNN`.
 
-A cell sees one step at a time and never which one, so its noise must be constant over time; noise
-drawn per step belongs into the layers. Nor does it know its direction: where `Bidirectional` copies
-a cell with a seed, both directions have the same masks, unless its `backward_layer` has another.
+A cell gets one step at a time and does not know which one, so its noise must be constant over time;
+noise drawn at each step needs a layer. A cell does not know its direction either: where
+`Bidirectional` copies a cell with a seed, both directions have the same masks, unless its
+`backward_layer` has another seed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Cell(Noisy):
         for term in self.plan.terms:
             if "T" in term.axes:
                 raise LapseError(
-                    f"{term} draws a mask per step, and a cell doesn't know which step it is at; "
+                    f"{term} draws a mask at each step, and a cell does not know its step; "
                     f"write lapse.keras.{self.cell_name}(..., noise='{term}')."
                 )
 
@@ -68,8 +69,8 @@ class _Cell(Noisy):
         Args:
             inputs: (batch, features).
             states: one (batch, units) or a list of them.
-            training: whether to draw noise. Outside `keras.layers.RNN` each call draws its own
-                masks unless they are given.
+            training: whether to draw noise. Outside `keras.layers.RNN` each call draws new masks
+                unless `masks` is given.
             masks: drop masks from `draw_masks`.
             keep_noise: as for `lapse.keras.LSTM`.
 
@@ -105,8 +106,8 @@ class _Cell(Noisy):
         of_the_sequence = self._context().get(self._name)
         return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
-    # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
-    # them the masks stand in the context of its call, which ends with it even when the loop fails.
+    # keras.layers.RNN calls these two before and after its loop. In between, the masks are kept in
+    # the context of its call, which ends even if the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
         training = self._context().get("training")
         if self.plan.slots and self.draws(step_input, training):
@@ -124,7 +125,7 @@ class _Cell(Noisy):
         return values
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
-        """Drawn with the input's."""
+        """Does nothing: `get_dropout_mask` draws all masks."""
 
 
 @keras.saving.register_keras_serializable(package="lapse")

@@ -40,7 +40,8 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
         self.expected = expected_rows(terms)
 
     def build(self, input_shape: Any = None) -> None:
-        # Here, for Keras builds a layer with weights= while it makes it, and then takes no more.
+        # Here, because with weights= Keras builds the layer in its constructor, and tracks nothing
+        # that is set afterwards.
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         super().build(input_shape)
 

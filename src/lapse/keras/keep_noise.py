@@ -1,4 +1,4 @@
-"""Noise that stays on in evaluation, because a call or a whole layer asks for it."""
+"""Noise that stays on in evaluation, where a call or a layer asks for it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lapse.keras.backend import BACKEND
 class KeepsNoise:
     """Mixin in front of a Keras layer that draws noise.
 
-    In a functional model Keras puts its own `training` in the place of the one that a layer was
-    called with, so that `layer(x, training=True)` is lost in `predict`. Here such a call becomes
+    A functional model of Keras replaces the `training` that a layer was called with by its own, so
+    that `layer(x, training=True)` is lost in `predict`. Here such a call becomes
     `layer(x, keep_noise=True)`, which stays with the model, also in its file.
 
     Attributes:
@@ -30,7 +30,7 @@ class KeepsNoise:
     def draws(self, inputs: Any, training: Any, keep_noise: bool = False) -> bool:
         """Whether a call with these arguments draws noise."""
         if BACKEND.device(inputs) == "meta":
-            return False  # Keras asks for shapes, with tensors that hold no numbers
+            return False  # Keras computes shapes, on tensors without values
         return bool(training or keep_noise or self.keep_noise)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +43,7 @@ class KeepsNoise:
 def _is_symbolic(given: Any) -> bool:
     """Whether tensors of a functional model are among arguments.
 
-    `keras.tree` would flatten them, and torch.compile cannot trace it.
+    This is not `keras.tree.flatten`, because torch.compile cannot trace that.
     """
     if isinstance(given, (list, tuple)):
         return any(_is_symbolic(part) for part in given)

@@ -1,6 +1,6 @@
 """`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
 
-They run on the C++ kernels where these can, else on the plain loop of `cells.py`.
+`engines.choose` picks the engine that runs a call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lapse.keras.private import NoMasksOfKeras, get_keras_mask
 
 
 class _Passed(NamedTuple):
-    """What `call` hands on to `inner_loop` in the place of Keras's padding mask."""
+    """What `call` passes to `inner_loop` in place of Keras's padding mask."""
 
     padding: Any
     masks: Masks | None
@@ -48,7 +48,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
                 f"use_cudnn=True was given; {type(self).__name__} of lapse has no cuDNN kernel; "
                 "leave it out, or write 'auto' or False."
             )
-        # Bidirectional would hand both layers to cuDNN, which has no noise in it.
+        # Bidirectional would run both layers on cuDNN, which has no noise.
         self.use_cudnn = False
         usual = not any(activations(self.cell).values())
         if usual and engine != "reference" and not BACKEND.compiles_engines:
@@ -75,7 +75,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         return draw(self.plan, words, self.compute_dtype, **self._sizes(batch, timesteps))
 
     def plans(self) -> list[tuple[Plan, dict[str, int]]]:
-        """The plan of the layer, with its sizes, as `lapse.explain` needs them."""
+        """The plan of the layer and its sizes, for `lapse.explain`."""
         self._know_sizes()
         return [(self.plan, {"features": self.cell.kernel.shape[0], "units": self.units})]
 
@@ -143,9 +143,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         running, given = mask
         if running is not None:
             running = ops.cast(running, "bool")
-        sequences = ops.cast(
-            sequences, self.compute_dtype
-        )  # Keras leaves whole numbers as they are
+        sequences = ops.cast(sequences, self.compute_dtype)  # Keras leaves integers as they are
         state = tuple(initial_state)
         self._check(sequences, running, state, given)
         if given is not None:
@@ -165,11 +163,12 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         return outputs[:, 0], turned, list(last)
 
     def _call(self, x: Any, masks: Any, training: bool, state: Any, running: Any) -> Call:
+        leaving = exporting()
         return Call(
             BACKEND,
             self.cell_name,
             x,
-            weights(self.cell),
+            weights(self.cell, copied=leaving),
             self.plan,
             masks,
             training,
@@ -178,12 +177,12 @@ class _Recurrent(NoMasksOfKeras, Noisy):
             reset_after=getattr(self.cell, "reset_after", True),
             reverse=self.go_backwards,
             **activations(self.cell),
-            exporting=exporting(),
+            exporting=leaving,
         )
 
     @BACKEND.as_written
     def _unroll(self, call: Call) -> tuple[Any, tuple]:
-        # Keras asks for shapes with tensors that hold no numbers; any loop will do.
+        # On the device meta Keras computes shapes, on tensors without values.
         asked = "reference" if BACKEND.device(call.x) == "meta" else self.engine
         engine = choose(call, asked).engine
         if call.masks is not None:
@@ -197,7 +196,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         return engine.run(call, masks)
 
     def _check(self, sequences: Any, running: Any, state: tuple, given: Any) -> None:
-        """Before the kernels, which would speak of arrays that the user doesn't know."""
+        """Raises `LapseError` for arguments of the call that do not fit."""
         batch, timesteps, _ = sequences.shape
         wanted: list[tuple[str, Any, tuple]] = [
             ("the input", sequences, (batch, timesteps, self.cell.kernel.shape[0]))
@@ -212,8 +211,8 @@ class _Recurrent(NoMasksOfKeras, Noisy):
             )
             if not fits:
                 raise LapseError(
-                    f"{name} of {self.name} has shape {found}; it needs {shape} here, as the "
-                    "layer was built and the input is."
+                    f"{name} of {self.name} has shape {found}; it needs {shape} to fit the weights "
+                    "and the input."
                 )
         if given is not None and not isinstance(given, Masks):
             raise LapseError(

@@ -1,4 +1,4 @@
-"""Noise that stays on in evaluation: `mc_dropout`, and the draws of which `lapse.predict` tells."""
+"""Noise that stays on in evaluation: `mc_dropout`, and the passes that `lapse.predict` makes."""
 
 from __future__ import annotations
 
@@ -28,41 +28,42 @@ _RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 
 @contextmanager
 def mc_dropout(model: keras.Layer) -> Iterator[None]:
-    """Keeps a model's noise on, and nothing else, in evaluation (Gal, Ghahramani 2016,
+    """Keeps the noise of a model on in evaluation, and changes nothing else (Gal, Ghahramani 2016,
     arXiv:1506.02142; for recurrent layers arXiv:1512.05287).
 
         with lapse.keras.mc_dropout(model):
             one, other = model.predict(x), model(x)  # two draws
 
-    It holds for `model(x)`, `model(x, training=False)`, `predict` and `evaluate`, of this model and
-    of models inside it; the last two are compiled anew inside, and again after it. A model around
-    this one may have compiled them before: give that one instead. Batch normalization uses its
-    averages and keeps them. Afterwards, also after an error, all is as it was.
+    It acts on `model(x)`, `model(x, training=False)`, `predict` and `evaluate`, of this model and
+    of models inside it; the last two are compiled again inside the block, and once more after it.
+    An outer model may have compiled them already: then give the outer model. Batch normalization
+    uses its moving averages and keeps them. After the block, also after an error, the model is as
+    before.
 
-    Noise is that of lapse's layers and cells, of `keras.layers.Dropout` and its relatives,
-    `GaussianNoise`, recurrent layers and cells and attention, wherever in the model they stand, and
-    of what is derived from them. A layer that calls `keras.random.dropout` itself can't be told
-    from others: give it a `Dropout` layer. Layers that vary images stay as in evaluation.
+    Noise means lapse's layers and cells, `keras.layers.Dropout` and its relatives, `GaussianNoise`,
+    recurrent layers and cells and attention, anywhere in the model, and classes derived from them.
+    A layer that calls `keras.random.dropout` itself is not found: give it a `Dropout` layer. Layers
+    that augment images stay as in evaluation.
 
     Args:
         model: a model or a layer, built.
 
     Raises:
-        LapseError: for a model without noise or not yet built, and for what is no layer.
+        LapseError: for a model without noise or not yet built, and for anything that is not a
+            layer.
     """
     if not isinstance(model, keras.Layer):
-        raise LapseError(f"{model!r} was given, which is no model and no layer of Keras's.")
+        raise LapseError(f"{model!r} was given, which is not a model or layer of Keras; give one.")
     if not model.built:
         raise LapseError(
-            f"{model.name} is not built yet, so not all of its layers are there; call it once."
+            f"{model.name} is not built yet, so some of its layers may be missing; call it once."
         )
     everything = layers_inside(model)
     noisy = [layer for layer in everything if _noisy(layer)]
     if not noisy:
         raise LapseError(
-            f"{model.name} has no noise to keep on: no layer of lapse's with noise, no Dropout, no "
-            "recurrent layer and no attention with dropout, at a rate above 0. Add one, and train "
-            "with it."
+            f"{model.name} has no noise to keep on: no lapse layer with noise, and no Dropout, "
+            "recurrent or attention layer with a rate above 0; add one, and train with it."
         )
     models = [layer for layer in everything if isinstance(layer, keras.Model)]
     with ExitStack() as stack:
@@ -81,13 +82,13 @@ def _noisy(layer: keras.Layer) -> bool:
 
 @contextmanager
 def _kept(layer: keras.Layer) -> Iterator[None]:
-    """Lapse's layers do it themselves; for Keras's a `call` of their own hides their class's."""
+    """Sets an attribute of lapse's layers; of Keras's it hides the `call` of their class."""
     added: dict[str, Any] = {}
     if isinstance(layer, KeepsNoise):
         added["keep_noise"] = True
-    elif "training" in layer.call_signature_parameters:  # else it draws always
+    elif "training" in layer.call_signature_parameters:  # else it always draws
         added["call"] = _training(layer)
-    own = vars(layer)  # not by setattr, with which Keras keeps account of a layer's parts
+    own = vars(layer)  # not by setattr, by which Keras tracks the parts of a layer
     before = {name: own[name] for name in added if name in own}
     own.update(added)
     try:
@@ -103,8 +104,8 @@ def _training(layer: keras.Layer) -> Callable:
 
     @wraps(call)
     def trained(*args: Any, **kwargs: Any) -> Any:
-        # A recurrent layer hands `training` to its cell, and Keras then takes it for that of the
-        # outermost call, which all later layers read.
+        # A recurrent layer passes `training` to its cell, and Keras then stores it in the context
+        # of the outermost call, where later layers read it.
         context = call_context(layer)
         before = context.get_value("training")
         try:
@@ -124,17 +125,17 @@ def _compile_anew(models: list[keras.Model]) -> None:
 def drawing(
     model: keras.Layer, x: Any, batch_size: int | None, seed: int | None
 ) -> Iterator[Callable[[], np.ndarray]]:
-    """Gives a function that passes `x` through the model once, with noise; see `lapse.predict`."""
+    """Gives a function that passes `x` through the model once with noise; see `lapse.predict`."""
     if not isinstance(model, keras.Model):
         raise LapseError(
-            f"{type(model).__name__} was given, a layer, and predict needs a model; write "
+            f"{type(model).__name__} was given, which is a layer, and predict needs a model; write "
             "keras.Sequential([layer])."
         )
     for part in keras.tree.flatten(x):
         if not (hasattr(part, "shape") and hasattr(part, "dtype")):
             raise LapseError(
                 f"{type(part).__name__} was given as an input, and its samples must be the same in "
-                "each pass; give arrays or tensors, or lists or dictionaries of these."
+                "each pass; give arrays or tensors, or a list or dictionary of these."
             )
     everything = layers_inside(model)
     recurrent = [one for one in everything if isinstance(one, layers.RNN) and one.stateful]
@@ -142,12 +143,12 @@ def drawing(
     generators = {id(one): one for layer in everything for one in seed_generators(layer)}
 
     def draw() -> np.ndarray:
-        with _put_back(states):
+        with _restored(states):
             found = model.predict(x, batch_size=batch_size, verbose=0)
         if not isinstance(found, np.ndarray):
             raise LapseError(
-                f"{model.name} has several outputs, where predict needs one; write "
-                "keras.Model(model.inputs, output) for the one that you mean."
+                f"{model.name} has several outputs, and predict needs one; write "
+                "keras.Model(model.inputs, output) for one of them."
             )
         return found.astype(np.float64)
 
@@ -157,20 +158,20 @@ def drawing(
 
 @contextmanager
 def _seeded(generators: list[keras.random.SeedGenerator], seed: int | None) -> Iterator[None]:
-    """Sets the generators of a model's layers, and afterwards puts them back."""
+    """Sets the generators of a model's layers, and afterwards restores them."""
     if seed is None:
         yield
         return
-    # Half of the words, for on some backends a seed is a signed number.
+    # Halved, because on some backends a seed is a signed number.
     first, *words = np.random.SeedSequence(seed).generate_state(1 + len(generators)) >> 1
-    with _put_back([one.state for one in generators]), BACKEND.seeded(int(first)):
+    with _restored([one.state for one in generators]), BACKEND.seeded(int(first)):
         for generator, word in zip(generators, words, strict=True):
             generator.state.assign(np.array([word, 0], generator.state.dtype))
         yield
 
 
 @contextmanager
-def _put_back(variables: Iterable[Any]) -> Iterator[None]:
+def _restored(variables: Iterable[Any]) -> Iterator[None]:
     before = [(one, np.array(keras.ops.convert_to_numpy(one))) for one in variables]
     try:
         yield

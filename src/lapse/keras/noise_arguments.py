@@ -1,4 +1,4 @@
-"""What the layers and the cells share: reading `dropout=`, `recurrent_dropout=` and `noise=`."""
+"""What layers and cells share: they read `dropout=`, `recurrent_dropout=` and `noise=`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Noisy(KeepsNoise):
 
     Attributes:
         noise: what was given as `noise=`, as text; saved with the layer.
-        plan: of all noise, that of `dropout=` and `recurrent_dropout=` with it.
+        plan: of all noise, including `dropout=` and `recurrent_dropout=`.
     """
 
     cell_name: str  # "LSTM", "GRU" or "SimpleRNN"
 
     def __init__(self, *args: Any, noise: Any = None, **kwargs: Any) -> None:
-        # Keras clips rates out of range without a word, so they are read before it sees them.
+        # Keras clips rates silently, so they are read before it gets them.
         given = inspect.signature(super().__init__).bind(*args, **kwargs).arguments
         rates = {name: given.get(name, 0.0) for name in ("dropout", "recurrent_dropout")}
         for name, rate in rates.items():
@@ -47,6 +47,6 @@ class Noisy(KeepsNoise):
 
 
 def check_rate(rate: object, layer: str, name: str = "rate") -> None:
-    """Raises `LapseError` for what is not a number; its range is checked with its term."""
+    """Raises `LapseError` for anything but a number; its range is checked with its term."""
     if not isinstance(rate, Real) or isinstance(rate, bool):
         raise LapseError(f"{layer} was given {name}={rate!r}; write a number in [0, 1).")

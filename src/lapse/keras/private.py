@@ -1,4 +1,4 @@
-"""All that lapse takes from Keras's private parts; a new version of Keras may break it here."""
+"""All private parts of Keras that lapse uses; a new version of Keras may break them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from keras.src.backend import get_keras_mask as get_keras_mask
 
-# Whose functions run a model only to write down what it does.
+# Modules whose functions call a model to trace it for another program.
 _EXPORTERS = (
     "keras.src.export",  # model.export and keras.export.ExportArchive, in any format
     "jax._src.export",  # jax.export
@@ -19,7 +19,7 @@ _EXPORTERS = (
 def called_to_export() -> bool:
     """Whether one of the functions that are being called exports a model.
 
-    JAX and TensorFlow trace to export as they trace to run, and Keras keeps no state that tells the
+    JAX and TensorFlow trace an export as they trace a run, and Keras has no state that tells the
     two apart.
     """
     frame = sys._getframe()
@@ -31,9 +31,9 @@ def called_to_export() -> bool:
 
 
 def call_context(layer: Any) -> Any:
-    """What belongs to the outermost call that a layer is part of, `training` among it."""
+    """The context of the outermost call that a layer is part of; it holds `training`."""
     context = layer._get_call_context()
-    if "training" not in vars(context):  # every call notes it, so asking has opened this one
+    if "training" not in vars(context):  # every call sets it, so this context is a new one
         layer._maybe_reset_call_context()
     return context
 
@@ -44,7 +44,7 @@ def layers_inside(layer: Any, **options: Any) -> list[Any]:
 
 
 def seed_generators(layer: Any) -> list[Any]:
-    """Those that Keras knows to belong to a layer itself."""
+    """Those of the layer itself."""
     return list(layer._seed_generators)
 
 
@@ -55,4 +55,4 @@ class NoMasksOfKeras:
         """Keras would draw masks here, also at evaluation."""
 
     def _maybe_reset_dropout_masks(self, *args: Any) -> None:
-        """There is nothing to forget: no mask is kept on the layer."""
+        """Does nothing, because the layer keeps no mask."""

@@ -1,4 +1,4 @@
-"""Which of Keras's layers `convert` cannot exchange, and why."""
+"""Which layers of Keras `convert` leaves, and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONVOLUTIONAL = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 
 
 def refusal(config: dict[str, Any]) -> str | None:
-    """What in the config of one of Keras's layers lapse's layer of that name refuses, in words."""
+    """What lapse's layer refuses in the config of Keras's layer, in words; None if nothing."""
     for name in ("rate", "dropout", "recurrent_dropout"):
         if not 0 <= config.get(name, 0) < 1:
             return f"it has {name}={config[name]}, and lapse takes rates in [0, 1)"
@@ -26,7 +26,7 @@ def refusal(config: dict[str, Any]) -> str | None:
 
 
 def unconverted(model: Any) -> list[str]:
-    """The layers that a converted model still has of Keras's, each with the reason."""
+    """Keras's layers that are still in a converted model, each with the reason."""
     found, hidden = [], _inside_keras(model)
     for layer in layers_inside(model):
         if id(layer) in hidden:
@@ -39,7 +39,7 @@ def unconverted(model: Any) -> list[str]:
 
 
 def _inside_keras(model: Any) -> set[int]:
-    """Layers that Keras's own make for themselves, as attention makes a Dropout layer."""
+    """Layers that Keras's own layers make, as attention makes a Dropout layer."""
     return {
         id(inner)
         for layer in layers_inside(model)
@@ -49,7 +49,7 @@ def _inside_keras(model: Any) -> set[int]:
 
 
 def _holds_others(layer: Any) -> bool:
-    """Whether a layer's parts are those that a user gave it."""
+    """Whether the parts of a layer are given by the user."""
     return isinstance(layer, (keras.Model, layers.Wrapper, layers.Bidirectional, layers.RNN))
 
 
@@ -80,14 +80,14 @@ def _why(part: Any) -> str | None:
         return "lapse has no convolutional recurrent layers"
     for base in (*_RECURRENT, *_CELLS, *_DROPOUT):
         if kind is base:
-            inside = "it stands inside a layer of your own, which may make lapse's instead"
+            inside = "it is made inside a custom layer, which can make lapse's instead"
             return refusal(part.get_config()) or inside
         if isinstance(part, base):
             of_keras = kind.__module__.startswith("keras.")  # such as SpatialDropout2D
-            own = f"a class of its own, which may derive from lapse.keras.{base.__name__} instead"
+            own = f"a custom class, which can be derived from lapse.keras.{base.__name__} instead"
             return None if of_keras else own
     if isinstance(part, layers.RNN):
-        return "a class of its own, derived from keras.layers.RNN"
+        return "a custom class, derived from keras.layers.RNN"
     if hasattr(part, "state_size"):
-        return "a cell of its own, and lapse knows Keras's LSTMCell, GRUCell and SimpleRNNCell"
+        return "a custom cell, and lapse has only LSTMCell, GRUCell and SimpleRNNCell"
     return None

@@ -56,7 +56,8 @@ class TorchArrays(Backend):
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     def scan(self, step: Callable, carry: tuple, inputs: dict[str, Any]) -> tuple[tuple, Any]:
-        if torch.compiler.is_exporting():  # for any number of steps
+        steps = next(iter(inputs.values())).shape[0]
+        if torch.compiler.is_exporting() and steps != 1:  # for any number of steps
             return private.scan(step, carry, inputs)
         return super().scan(step, carry, inputs)
 
