@@ -286,22 +286,9 @@ class EmbeddingDropout(Form):
         return f"emb:{self.rate}@{'B' if self.per_sample else ''}V"
 
 
-FORMS: tuple[type[Form], ...] = (
-    Dropout,
-    SpatialDropout,
-    TimestepDropout,
-    KerasDropout,
-    Variational,
-    RnnDrop,
-    NoMemoryLoss,
-    Zoneout,
-    WeightDrop,
-    Locked,
-    AwdLstm,
-    Gaps,
-    SkipSteps,
-    EmbeddingDropout,
-)
+FORMS: tuple[type[Form], ...] = tuple(
+    Form.__subclasses__()
+)  # in the order in which they stand here
 
 
 def examples() -> tuple[Form, ...]:
