@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from lapse.core.backend import Memory
 from lapse.engines.cpu import layer
 from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.fused import Fused
 from lapse.engines.interface import Call
-from lapse.engines.layer import Flags, Gradients, Inputs, Results
+from lapse.engines.layer import Gradients, Results
 
 _COMPUTED = ("float32", "float16", "bfloat16")
 
@@ -42,18 +40,11 @@ class Cpu(Fused):
             return "their activations are tanh and sigmoid"
         return backend.transform(call)
 
-    def forward(
-        self,
-        memory: Memory,
-        flags: Flags,
-        inputs: Inputs,
-        scales: Sequence[float],
-        into: Results | None = None,
-    ) -> Results:
-        return layer.forward(memory, flags, inputs, scales, into)
+    def forward(self, *given: Any, **options: Any) -> Results:
+        return layer.forward(*given, **options)
 
-    def backward(self, memory: Memory, *given: Any, **options: Any) -> Gradients:
-        return layer.backward(memory, *given, **options)
+    def backward(self, *given: Any, **options: Any) -> Gradients:
+        return layer.backward(*given, **options)
 
 
 CPU = Cpu()
