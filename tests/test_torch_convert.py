@@ -150,5 +150,5 @@ def test_a_model_that_pytorch_cannot_copy_is_told_what_to_do() -> None:
         lapse.torch.convert(stock)
     with torch.no_grad():
         stock(torch.randn(3, 2, 5))
-    with pytest.warns(UserWarning, match="its class is made by parametrizations"):
+    with pytest.warns(UserWarning, match="parametrizations made its class"):
         lapse.torch.convert(stock)

@@ -104,7 +104,7 @@ def _stayed(model: nn.Module, exchanged: set[type]) -> list[str]:
         elif not isinstance(module, nn.RNNBase) or isinstance(module, (LSTM, GRU, RNN)):
             continue
         elif parametrize.is_parametrized(module):
-            why = "its class is made by parametrizations; convert first, then parametrize it"
+            why = "parametrizations made its class; convert the model first, then parametrize it"
         elif type(module) not in exchanged:
             why = f"its class is derived from PyTorch's; give classes={{{kind}: ...}}"
         else:
@@ -137,8 +137,8 @@ def to_native(
             continue
         if type(module) not in becomes:
             raise LapseError(
-                f"{name or 'the model'} is a {type(module).__name__}, a class derived from lapse's; "
-                "remove parametrizations first, and give your own classes as "
+                f"{name or 'the model'} is a {type(module).__name__}, a class derived from "
+                "lapse's; remove parametrizations first, and give your own classes as "
                 "classes={OurLSTM: TheirLSTM}."
             )
         if _acts_in_evaluation(module):
