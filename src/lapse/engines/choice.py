@@ -1,4 +1,4 @@
-"""Which engine runs a call: the list of engines, and one function that chooses and says why."""
+"""Which engine runs a call: the list of engines, and one function that chooses one."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def named(name: str) -> Engine:
 
 
 def check_option(option: object) -> None:
-    """Raises `LapseError` for what can't be written as `engine=`."""
+    """Raises `LapseError` for an unknown `engine=`."""
     if option not in OPTIONS:
         raise LapseError(f"engine={option!r} is unknown; write one of {', '.join(OPTIONS)}.")
 
 
 class Choice(NamedTuple):
-    """The engine of a call, and what there is to say of it beside the engine's own reason."""
+    """The engine of a call, and the reason where the engine does not give it itself."""
 
     engine: Engine
     call: Call
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
     @property
     def why(self) -> str:
-        """Why it is the one that runs."""
+        """Why this engine runs."""
         return self.words or self.engine.reason(self.call)
 
 
@@ -47,13 +47,13 @@ def choose(call: Call, option: str = "auto") -> Choice:
     """The engine for a call.
 
     Args:
-        option: what the layer asks for; for "auto" the environment variable LAPSE_ENGINE does.
+        option: the engine that the layer asks for; with "auto", LAPSE_ENGINE can name one.
 
     Raises:
-        LapseError: where the engine asked for can't run the call.
+        LapseError: if the engine that is asked for can't run the call.
 
     Warns:
-        PlainLoopWarning: where the plain loop runs unasked, once for each reason.
+        PlainLoopWarning: if the plain loop runs without being asked for, once for each reason.
     """
     asked, words = asked_for(option)
     if asked != "auto":
@@ -81,11 +81,11 @@ def choose(call: Call, option: str = "auto") -> Choice:
     return Choice(ENGINES[-1], call, why)
 
 
-# torch.compile calls these three rather than look into them; see `backends.torch`.
+# torch.compile calls these three functions and does not trace them; see `backends.torch`.
 
 
 def asked_for(option: str) -> tuple[str, str]:
-    """What a layer, or for it the environment, asks for, and how it is written there."""
+    """The engine that a layer or the environment asks for, and the setting that asks for it."""
     if option != "auto":
         return option, f"engine={option!r}"
     asked = os.environ.get("LAPSE_ENGINE", "auto")
@@ -97,7 +97,7 @@ def asked_for(option: str) -> tuple[str, str]:
 def raise_obstacle(words: str, title: str, obstacle: str) -> None:
     """Raises the error for an engine that is asked for and can't run."""
     raise LapseError(
-        f"{words} asks for {title}, which can't run here: {obstacle}; write engine='auto' to have "
+        f"{words} asks for {title}, which can't run here: {obstacle}; write engine='auto' to get "
         "an engine that can."
     )
 

@@ -1,4 +1,4 @@
-"""The C++ kernels of `csrc/`: all cells and masks, on processors, in float32."""
+"""The C++ kernels of `csrc/`: all cells and masks, on a CPU, in float32."""
 
 from __future__ import annotations
 

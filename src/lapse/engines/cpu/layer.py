@@ -28,7 +28,7 @@ def forward(
     scales: Sequence[float],
     into: Results | None = None,
 ) -> Results:
-    """Takes and gives what `Fused.forward` does."""
+    """See `Fused.forward`."""
     check(memory, flags, inputs)
     cell, _, reverse = flags
     x, shapes = inputs.x, result_shapes(flags, inputs)
@@ -64,7 +64,7 @@ def backward(
     columns_first: bool,
     into: Gradients | None = None,
 ) -> Gradients:
-    """Takes and gives what `Fused.backward` does."""
+    """See `Fused.backward`."""
     h, c, saved = results.h, results.c, results.saved
     given = {"h": h, "c": c, "saved": saved, "dy": dy, "dlast_h": dlast_h, "dlast_c": dlast_c}
     check(memory, flags, inputs, given)
@@ -96,10 +96,10 @@ def backward(
 def check(
     memory: Memory, flags: Flags, inputs: Inputs, results: dict[str, Any] | None = None
 ) -> None:
-    """Raises `LapseError` before the kernels, which see addresses only, read past an end.
+    """Raises `LapseError` for arrays that don't fit; the kernels see only addresses.
 
     Args:
-        results: for backward, what forward returned and the gradients of it, by name.
+        results: for backward, what forward returned and its gradients, by name.
     """
     cell, reset_after, _ = flags
     x, h0, c0 = inputs.x, inputs.h0, inputs.c0
