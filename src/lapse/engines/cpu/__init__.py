@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lapse.engines.cpu import layer
+from lapse.engines.arrays import Gradients, Results
+from lapse.engines.cpu import passes
 from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.fused import Fused
 from lapse.engines.interface import Call
-from lapse.engines.layer import Gradients, Results
 
 _COMPUTED = ("float32", "float16", "bfloat16")
 
@@ -25,6 +25,8 @@ class Cpu(Fused):
             return "lapse was installed without a C++ compiler"
         if call.exporting:
             return "the model is exported, to run without lapse"
+        if (missing := self.missing(call)) is not None:
+            return missing
         backend = call.backend
         if (device := backend.device(call.x)) != "cpu":
             return f"the input is on the device {device}"
@@ -41,10 +43,10 @@ class Cpu(Fused):
         return backend.transform(call)
 
     def forward(self, *given: Any, **options: Any) -> Results:
-        return layer.forward(*given, **options)
+        return passes.forward(*given, **options)
 
     def backward(self, *given: Any, **options: Any) -> Gradients:
-        return layer.backward(*given, **options)
+        return passes.backward(*given, **options)
 
 
 CPU = Cpu()
