@@ -67,7 +67,7 @@ class Fused(Engine):
         """
 
     def missing(self, call: Call) -> str | None:
-        """A cell or a slot that `arrays.Inputs` has no place for, in words; None if there is none."""
+        """A cell or slot that `arrays.Inputs` has no place for, in words; None if all have one."""
         if call.cell not in SLOTS:
             return f"they have no cell {call.cell}"
         known = {"x", "h", "W", "U", *SLOTS[call.cell]}

@@ -101,7 +101,10 @@ class Framework(Backend):
         """
 
     def draw_in_graph(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        """The same, for graphs that must run without lapse."""
+        """The same by the framework's own operations, for graphs that run without lapse.
+
+        PyTorch's exported programs keep lapse's operator, so there it is `draw`.
+        """
         return self.draw(plan, seed, **sizes)
 
     @abstractmethod
