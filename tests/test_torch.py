@@ -657,7 +657,9 @@ def test_states_of_another_type(ours: type) -> None:
 @pytest.mark.parametrize("masks", [3, {"h": 1}, torch.ones(3), [torch.ones(3)]], ids=str)
 @in_every_module
 def test_masks_that_are_none(ours: type, masks: Any) -> None:
-    with pytest.raises(LapseError, match="which is not lapse.Masks; pass what draw_masks returns"):
+    with pytest.raises(
+        LapseError, match=r"which is not lapse\.Masks; pass what draw_masks returns"
+    ):
         ours(7, 5, recurrent_dropout=0.2)(torch.zeros(9, 3, 7), masks=masks)
 
 
