@@ -103,14 +103,16 @@ def test_a_single_step_of_modules(ours: type, options: dict[str, Any], batch: in
 @pytest.mark.parametrize(("shape", "engine"), [((1, 32), "native"), ((9, 1), "cpu")], ids=str)
 def test_short_calls_choose_it(ours: type, shape: tuple[int, int], engine: str) -> None:
     layer, (timesteps, batch) = ours(7, 5), shape
-    assert layer.choice(batch, timesteps, training=True).engine.name == engine
+    assert layer.choices(batch, timesteps, training=True)[0].engine.name == engine
     with torch.no_grad():
-        assert layer.choice(batch, timesteps, training=False).engine.name == engine
-        assert layer.choice(batch, 8, training=False).engine.name == "native"
-    assert layer.choice(batch, 2, training=True).engine.name == "cpu"  # and its second derivatives
+        assert layer.choices(batch, timesteps, training=False)[0].engine.name == engine
+        assert layer.choices(batch, 8, training=False)[0].engine.name == "native"
+    assert (
+        layer.choices(batch, 2, training=True)[0].engine.name == "cpu"
+    )  # and its second derivatives
     noisy = ours(7, 5, noise="h:.3@BF")
-    assert noisy.choice(batch, 1, training=True).engine.name == "cpu"
-    assert noisy.choice(batch, 1, training=False).engine.name == "native"
+    assert noisy.choices(batch, 1, training=True)[0].engine.name == "cpu"
+    assert noisy.choices(batch, 1, training=False)[0].engine.name == "native"
 
 
 @pytest.mark.parametrize("ours", [LSTM, GRU, RNN])

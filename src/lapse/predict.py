@@ -110,11 +110,11 @@ def _front_end(model: Any) -> Callable:
     keras, torch = (sys.modules.get(name) for name in ("keras", "torch"))
     # Keras first, because on its torch backend a layer is also a module of PyTorch.
     if keras is not None and isinstance(model, keras.Layer):
-        from lapse.keras.monte_carlo import drawing as of_keras
+        from lapse.keras.monte_carlo import noisy_passes as of_keras
 
         return of_keras
     if torch is not None and isinstance(model, torch.nn.Module):
-        from lapse.torch.monte_carlo import drawing as of_torch
+        from lapse.torch.monte_carlo import noisy_passes as of_torch
 
         return of_torch
     raise LapseError(f"{model!r} was given, which is not a model of Keras or PyTorch; give one.")

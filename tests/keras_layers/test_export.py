@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from keras_support import BACKEND, FEATURES, TIMESTEPS, UNITS, array, close, lapse_layer, problem
 
 import lapse.keras
-from catalog import GRU, LSTM, SIMPLE_RNN, Cell, distance
+from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance
 from lapse.keras.backend import exporting
 
 # What the exporters say of themselves and of each other.
@@ -167,6 +168,25 @@ def test_pytorch_s_other_exporter_takes_sizes_that_are_known(tmp_path: Path) -> 
         run = exported(model, "onnx", tmp_path, input_signature=sizes)
     assert asked == [True], "the first exporter failed, and Keras took the other one"
     close(run(x), expected)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch exports by ONNX's own operators")
+@pytest.mark.filterwarnings("ignore")  # as above
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+@pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
+def test_evaluation_without_factors_is_one_operator(
+    cell: Cell, backwards: bool, tmp_path: Path
+) -> None:
+    """Padding anywhere, which Keras allows, is not for this operator."""
+    layer = lapse_layer(cell, "x:0.3@BF", return_sequences=True, go_backwards=backwards)
+    x = padded()
+    sizes = [keras.InputSpec(shape=x.shape, dtype="float32")]
+    for masking in ([], [keras.layers.Masking()]):
+        model = model_of(*masking, layer)
+        expected = array(model(x))
+        close(exported(model, "onnx", tmp_path, input_signature=sizes)(x), expected)
+        operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+        assert bool(operators & {"LSTM", "GRU", "RNN"}) == (not masking)
 
 
 @FORMAT

@@ -18,9 +18,9 @@ from lapse.core.numpy_backend import NUMPY
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import named
+from lapse.engines.arrays import Flags, Gradients, Inputs, Results
 from lapse.engines.cpu.drawing import FAST_NUMPY
 from lapse.engines.fused import Fused
-from lapse.engines.layer import Flags, Gradients, Inputs, Results
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class Draw:
     sizes: tuple[tuple[str, int], ...]
 
     def __call__(self, seed: Any, into: list[Any] | None = None) -> list[Any]:
-        words = [int(word) for word in np.asarray(seed)]
-        drawn = to_arrays(self.plan, draw(self.plan, words, **dict(self.sizes)))
+        drawn = to_arrays(self.plan, draw(self.plan, known_words(seed), **dict(self.sizes)))
         for array, mask in zip(into or [], drawn, strict=bool(into)):
             array[...] = mask
         return drawn

@@ -27,9 +27,7 @@ from lapse.core.noise import Term
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework
-from lapse.engines.cpu.drawing import FAST_NUMPY
-from lapse.engines.interface import Again
-from lapse.engines.layer import (
+from lapse.engines.arrays import (
     Flags,
     Inputs,
     Results,
@@ -37,6 +35,8 @@ from lapse.engines.layer import (
     result_shapes,
     writes_outputs,
 )
+from lapse.engines.cpu.drawing import FAST_NUMPY
+from lapse.engines.interface import Again
 
 Scales = tuple[float, ...]
 _Outline: Any = jax.ShapeDtypeStruct

@@ -16,9 +16,7 @@ from lapse.core.noise import Term
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework
-from lapse.engines.cpu.drawing import FAST_NUMPY
-from lapse.engines.interface import Again, Function
-from lapse.engines.layer import (
+from lapse.engines.arrays import (
     Flags,
     Gradients,
     Inputs,
@@ -26,6 +24,8 @@ from lapse.engines.layer import (
     result_shapes,
     writes_outputs,
 )
+from lapse.engines.cpu.drawing import FAST_NUMPY
+from lapse.engines.interface import Again, Function
 
 
 class Tensorflow(Framework):
@@ -39,7 +39,7 @@ class Tensorflow(Framework):
         return kept
 
     def word(self, value: Any) -> Any:
-        return tf.cast(tf.convert_to_tensor(value), tf.int64)
+        return tf.cast(tf.convert_to_tensor(value), tf.int64) & WORD
 
     def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
         product = word * constant  # wraps around, with the right low bits
@@ -211,7 +211,7 @@ def _draw(plan: Plan, seed: Any, *, batch: Any, timesteps: Any, **rest: Any) -> 
     def drawn(words: Any, counts: Any) -> list[Any]:
         batch, timesteps = map(int, counts)
         sizes = {"batch": batch, "timesteps": timesteps, **rest, **of_stream}
-        return to_arrays(plan, callbacks.draw(plan, [*map(int, words)], **sizes))
+        return to_arrays(plan, callbacks.draw(plan, known_words(words), **sizes))
 
     known = {
         name: None if tf.is_tensor(size) else size

@@ -36,6 +36,7 @@ class Choice(NamedTuple):
     engine: Engine
     call: Call
     words: str | None = None
+    unasked: bool = False  # whether the plain loop runs because nothing faster can
 
     @property
     def why(self) -> str:
@@ -43,17 +44,26 @@ class Choice(NamedTuple):
         return self.words or self.engine.reason(self.call)
 
 
+def engine_for(call: Call, option: str = "auto") -> Engine:
+    """The engine that runs a call; takes and raises what `choose` does.
+
+    Warns:
+        PlainLoopWarning: if the plain loop runs without being asked for, once for each reason.
+    """
+    choice = choose(call, option)
+    if choice.unasked:
+        warn_of_plain_loop(choice.why)
+    return choice.engine
+
+
 def choose(call: Call, option: str = "auto") -> Choice:
-    """The engine for a call.
+    """The engine for a call, and why.
 
     Args:
         option: the engine that the layer asks for; with "auto", LAPSE_ENGINE can name one.
 
     Raises:
         LapseError: if the engine that is asked for can't run the call.
-
-    Warns:
-        PlainLoopWarning: if the plain loop runs without being asked for, once for each reason.
     """
     asked, words = asked_for(option)
     if asked != "auto":
@@ -76,9 +86,7 @@ def choose(call: Call, option: str = "auto") -> Choice:
     why = "; ".join(obstacles)
     if slower is not None:
         return Choice(slower, call, why)
-    if not call.exporting:
-        warn_of_plain_loop(why)
-    return Choice(ENGINES[-1], call, why)
+    return Choice(ENGINES[-1], call, why, unasked=not call.exporting)
 
 
 # torch.compile calls these three functions and does not trace them; see `backends.torch`.

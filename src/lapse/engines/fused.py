@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from lapse.core.backend import Memory
 from lapse.core.cells import drop
 from lapse.core.masks import Coins, Masks, Redrawn
+from lapse.engines.arrays import SLOTS, Flags, Gradients, Inputs, Results, writes_outputs
 from lapse.engines.interface import Again, Call, Engine, Framework
-from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, writes_outputs
 
 
 class Fused(Engine):
@@ -66,7 +66,16 @@ class Fused(Engine):
             into: as for `forward`.
         """
 
+    def missing(self, call: Call) -> str | None:
+        """A cell or slot that `arrays.Inputs` has no place for, in words; None if all have one."""
+        if call.cell not in SLOTS:
+            return f"they have no cell {call.cell}"
+        known = {"x", "h", "W", "U", *SLOTS[call.cell]}
+        slots = [slot for slot, _ in call.plan.slots if slot not in known]
+        return f"they have no mask for {slots[0]}" if slots else None
+
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        """Computes in float32, with masks that are on the device of x."""
         backend = call.backend
         weights = call.keras_weights()
         kernel = drop(backend.floats(weights.kernel), masks.W)

@@ -19,7 +19,7 @@ from lapse.core.plan import Plan
 from lapse.core.weights import TorchWeights, Weights, from_torch, to_torch
 
 if TYPE_CHECKING:
-    from lapse.engines.layer import Flags, Inputs
+    from lapse.engines.arrays import Flags, Inputs
 
 Again = Callable[[], Any] | None
 Function = TypeVar("Function", bound=Callable)
@@ -87,7 +87,7 @@ class Framework(Backend):
                 for backward; None where the mask is kept.
 
         Returns:
-            The last h, the last c, all h and all outputs, as in `layer.Results`.
+            The last h, the last c, all h and all outputs, as in `arrays.Results`.
         """
 
     @abstractmethod
@@ -101,7 +101,10 @@ class Framework(Backend):
         """
 
     def draw_in_graph(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        """The same, for graphs that must run without lapse."""
+        """The same by the framework's own operations, for graphs that run without lapse.
+
+        PyTorch's exported programs keep lapse's operator, so there it is `draw`.
+        """
         return self.draw(plan, seed, **sizes)
 
     @abstractmethod
@@ -131,7 +134,7 @@ class Call(NamedTuple):
     plan: Plan
     masks: Masks | None = None  # passed by the user
     training: bool = False  # whether masks are drawn if none are passed
-    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units); see `stacked`
+    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units)
     running: Any = None  # (batch, timesteps) booleans, False where a step is padding
     lengths: Any = None  # (batch,): the real steps of each sequence, where padding is at the end
     reset_after: bool = True
@@ -139,7 +142,7 @@ class Call(NamedTuple):
     activation: Callable | None = None  # None stands for tanh
     recurrent_activation: Callable | None = None  # None stands for sigmoid
     exporting: bool = False  # whether the call is traced to run without lapse
-    stacked: bool = False  # whether states have an axis of 1 in front, as `hx` of PyTorch
+    leading_axis: bool = False  # whether states have an axis of 1 in front, as `hx` of PyTorch
 
     def keras_weights(self) -> Weights:
         """The weights in Keras's layout."""
@@ -185,7 +188,7 @@ class Engine(ABC):
         """Runs a layer over whole sequences; differentiable.
 
         Args:
-            call: its states are not stacked.
+            call: its states have no leading axis.
             masks: from `draw`, from `call.masks`, or the expected ones in evaluation.
 
         Returns:
@@ -193,9 +196,9 @@ class Engine(ABC):
         """
 
     def run(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
-        """`unroll` for any call; the last state is stacked if the first one is."""
-        if not call.stacked:
+        """`unroll` for any call; the last state has a leading axis if the first one has."""
+        if not call.leading_axis:
             return self.unroll(call, masks)
         state = call.initial_state and tuple(part[0] for part in call.initial_state)
-        y, last = self.unroll(call._replace(initial_state=state, stacked=False), masks)
+        y, last = self.unroll(call._replace(initial_state=state, leading_axis=False), masks)
         return y, tuple(part[None] for part in last)

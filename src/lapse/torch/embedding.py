@@ -54,9 +54,11 @@ class Embedding(nn.Embedding):
         """Looks up rows: from (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
         rows: Tensor = super().forward(input)
         if not (self.training and self.terms):
-            return rows * expected_rows(self.terms)
+            expected = expected_rows(self.terms)
+            return rows if expected == 1 else rows * expected
+        batch = input.shape[0] if input.dim() else 1
         seed = new_seed(self.generator)
-        kept = draw_rows(self.terms, seed, batch=len(input), vocabulary=self.num_embeddings)
-        kept = kept.to(rows)
-        sample = torch.arange(len(input), device=input.device) % len(kept)
-        return rows * kept[sample.view(-1, *[1] * (input.dim() - 1)), input][..., None]
+        kept = draw_rows(self.terms, seed, batch=batch, vocabulary=self.num_embeddings).to(rows)
+        sample = torch.arange(batch, device=input.device) % len(kept)
+        sample = sample.view(-1, *[1] * (input.dim() - 1)) if input.dim() else sample[0]
+        return rows * kept[sample, input][..., None]

@@ -17,7 +17,7 @@ from lapse.core.masks import Masks
 from lapse.core.plan import Plan
 from lapse.core.rules import warn_of_forgetting
 from lapse.core.weights import TorchWeights
-from lapse.engines import Call, Choice, check_option, choose
+from lapse.engines import Call, Choice, check_option, choose, engine_for
 from lapse.torch.arguments import (
     check_input,
     check_masks_are_tensors,
@@ -106,12 +106,14 @@ class _Recurrent(nn.RNNBase):
         """The plan of each layer and its sizes, for `lapse.explain`."""
         return [(one.plan, one.sizes) for one in self.sublayers()[:: 1 + self.bidirectional]]
 
-    def choice(self, batch: int, timesteps: int, training: bool) -> Choice:
-        """The engine of the first layer for an input of these sizes, and why it is chosen."""
-        first = self.sublayers()[0]
+    def choices(self, batch: int, timesteps: int, training: bool) -> list[Choice]:
+        """The engine of each layer for an input of these sizes, and why it is chosen."""
         like: Tensor = self.weight_ih_l0  # type: ignore[assignment]
-        x = like.new_zeros(1, 1, 1).expand(batch, timesteps, self.input_size)
-        return choose(self._call(first, x, None, training, None), self.engine)
+        made = []
+        for one in self.sublayers()[:: 1 + self.bidirectional]:
+            x = like.new_zeros(1, 1, 1).expand(batch, timesteps, one.sizes["features"])
+            made.append(choose(self._call(one, x, None, training, None), self.engine))
+        return made
 
     def sublayers(self) -> tuple[Sublayer, ...]:
         """Each layer and direction. As in PyTorch, a change of `dropout` acts at the next call."""
@@ -300,11 +302,11 @@ class _Recurrent(nn.RNNBase):
             reverse=one.direction == 1,
             activation=self._activation,
             exporting=private.to_onnx(),
-            stacked=True,
+            leading_axis=True,
         )
 
     def _run_one(self, call: Call, one: Sublayer, seed: Tensor | None) -> tuple[Tensor, tuple]:
-        engine = choose(call, self.engine).engine
+        engine = engine_for(call, self.engine)
         if call.masks is not None:
             masks = call.masks
         elif seed is not None:

@@ -74,7 +74,7 @@ def _noisy(module: nn.Module) -> bool:
 
 
 @contextmanager
-def drawing(
+def noisy_passes(
     model: nn.Module, x: Any, batch_size: int | None, seed: int | None
 ) -> Iterator[Callable[[], np.ndarray]]:
     """Yields a function that passes `x` through the model once, with noise; see `lapse.predict`."""

@@ -16,8 +16,8 @@ from lapse.core.masks import Masks
 from lapse.core.noise import Term
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework, choice
+from lapse.engines.arrays import Flags, Inputs
 from lapse.engines.interface import Again
-from lapse.engines.layer import Flags, Inputs
 
 for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_loop):
     private.constant(_called)

@@ -16,8 +16,8 @@ from lapse.core.cells import unroll
 from lapse.core.masks import Masks
 from lapse.core.plan import STATES
 from lapse.core.weights import Weights
+from lapse.engines.arrays import SLOTS, Gradients, Inputs, writes_outputs
 from lapse.engines.interface import Again
-from lapse.engines.layer import SLOTS, Gradients, Inputs, writes_outputs
 
 _FIRST_MASK = Inputs._fields.index("x_mask")
 _LEAVES = Gradients._fields  # the first of `Inputs`, for which backward computes gradients

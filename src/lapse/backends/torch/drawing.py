@@ -33,12 +33,15 @@ ON_THREADS = _OnThreads()
 
 def new_seed(generator: torch.Generator | None) -> Tensor:
     """The two words of a 64-bit seed, from a generator or from PyTorch's global one."""
-    return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64, device=device)
 
 
 def words(seed: Any) -> Tensor:
     """The two words of a seed; Keras holds them in signed numbers."""
-    found = seed if isinstance(seed, Tensor) else torch.tensor(drawing.seed_words(seed))
+    found = (
+        seed if isinstance(seed, Tensor) else torch.tensor(drawing.seed_words(seed), device="cpu")
+    )
     return found.to("cpu", torch.int64) & WORD
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from lapse.backends.torch.arrays import TorchArrays
 from lapse.backends.torch.vmap import in_turn
 from lapse.engines import named
+from lapse.engines.arrays import Flags, Inputs, Results, gradient_shapes, result_shapes
 from lapse.engines.fused import Fused
-from lapse.engines.layer import Flags, Inputs, Results, gradient_shapes, result_shapes
 
 _MEMORY = TorchArrays()
 

@@ -35,7 +35,7 @@ def run(
 
     Args:
         kernels: kernel and recurrent_kernel; they and their gradients may have any strides.
-        masks: the masks of x, of h and of the slots, as in `layer.Inputs`.
+        masks: the masks of x, of h and of the slots, as in `arrays.Inputs`.
         scales: the factor of the bytes of each mask.
         given, made: other arrays that are read and written, by their names in
             `csrc/recurrent.h`.

@@ -55,7 +55,7 @@ def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
     y = drop(y, y_mask)
     if call.lengths is not None:
         y = _hold(y, call.lengths, call.reverse)
-    return y, tuple(last if call.stacked else [part.squeeze(0) for part in last])
+    return y, tuple(last if call.leading_axis else [part.squeeze(0) for part in last])
 
 
 def _one_step(
@@ -67,21 +67,21 @@ def _one_step(
     if state is None:
         h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
         state = (h, h)
-    elif call.stacked:
+    elif call.leading_axis:
         state = tuple([part.squeeze(0) for part in state])
     if call.cell == "LSTM":
         last = function(x.squeeze(1), state, *weights[:4])
     else:
         last = (function(x.squeeze(1), state[0], *weights[:4]),)
     y = drop(last[0].unsqueeze(1), y_mask)
-    return y, tuple([part.unsqueeze(0) for part in last] if call.stacked else last)
+    return y, tuple([part.unsqueeze(0) for part in last] if call.leading_axis else last)
 
 
 def _states(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
     """The states before the first step, (1, batch, width) each."""
     if call.initial_state is not None:
         state = call.initial_state
-        return state if call.stacked else tuple([part.unsqueeze(0) for part in state])
+        return state if call.leading_axis else tuple([part.unsqueeze(0) for part in state])
     batch, (columns, width) = call.x.shape[0], weights.weight_hh.shape
     h = call.x.new_zeros(1, batch, width)
     if call.cell != "LSTM":

@@ -98,7 +98,7 @@ class Gradients(NamedTuple):
     c0: Any
 
 
-def parts(cell: str, reset_after: bool) -> int:
+def saved_per_unit(cell: str, reset_after: bool) -> int:
     """How many numbers are saved for each unit and step: S in `csrc/recurrent.h`."""
     return len(GATES[cell]) + (cell == "GRU" and reset_after)
 
@@ -113,7 +113,7 @@ def result_shapes(flags: Flags, inputs: Inputs) -> Results:
         last_c=last if has_c else none,
         h=states,
         c=states if has_c else none,
-        saved=(timesteps, batch, parts(flags.cell, flags.reset_after) * units),
+        saved=(timesteps, batch, saved_per_unit(flags.cell, flags.reset_after) * units),
         y=states if writes_outputs(inputs) else none,
     )
 
@@ -129,7 +129,7 @@ def gradient_shapes(
         x=(batch, timesteps, features) if of_x else (0,),
         kernel=kernel[::-1] if columns_first else kernel,
         recurrent_kernel=recurrent[::-1] if columns_first else recurrent,
-        bias=(parts(flags.cell, flags.reset_after) * units,),
+        bias=(saved_per_unit(flags.cell, flags.reset_after) * units,),
         h0=(batch, units),
         c0=(batch, units) if flags.cell == "LSTM" else (0,),
     )
