@@ -6,7 +6,7 @@
 namespace lapse {
 namespace {
 
-// Phases of a step: each product needs all of a dz.
+// Phases of a step. Each product needs dz of all units.
 template <class Cell> constexpr int backward_phases = 2 + Cell::RESETS_BEFORE;
 
 template <class Cell> struct BackwardRoom {
@@ -53,15 +53,15 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
         r.mask[s] = factors(l.slots[s], t, b, mine, room.mask + s * wide, room.ones);
       return r;
     };
-    // Gradients of this step stand side by side, a row for each real sample.
+    // The gradients of this step without gaps: a row for each real sample.
     auto side_by_side = [&] {
       if (!l.running) return dz_row(share.first);
       for (int64_t j = 0; j < real; j++) std::copy_n(dz_row(share.real[j]), S * H, room.dz + j * S * H);
       return room.dz;
     };
-    // What the gates from `k` to `last` give back through their part of a transposed matrix.
+    // The product of the gradients of gates `k` to `last` with their part of a transposed matrix.
     auto through = [&](const float *dz, int k, int last, bool of_h) {
-      const bool two = part_of<Cell>(last - 1, of_h) != last - 1;  // the last gate's lies elsewhere
+      const bool two = part_of<Cell>(last - 1, of_h) != last - 1;  // the last gate's dz lies elsewhere
       const int64_t n = of_h ? H : F;
       const Columns columns = of_h ? mine : inputs;
       bool adds = false;
@@ -73,7 +73,7 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
           k = split, adds = true;
         }
     };
-    // Adds it, for the first `gates`, through the masks that stood before the matrix.
+    // Adds that product, for the first `gates` gates, times the masks of what the matrix read.
     auto give_back = [&](const float *dz, int gates, bool of_h, auto to) {
       const int64_t masks = of_h ? l.h_masks : l.x_masks, n = of_h ? H : F;
       const Mask *mask = of_h ? l.h_mask : l.x_mask;
@@ -94,11 +94,28 @@ void backward(const Layer &l, const float *packed, Part part, int64_t begin, int
     };
 
     if (phase % PHASES == 0) {
-      for (int64_t b : share.samples)
-        if (const float *outside = row(l.dh, t, b)) {
-          const float *m = factors(l.slots[OUTPUT], t, b, mine, room.mask, room.ones);
-          for (int64_t u = mine.begin; u < mine.end; u++) l.dh0[b * H + u] += outside[u] * m[u];
+      // Adds the gradient of an output to that of its h.
+      auto to_h = [&](int64_t b, const float *outside) {
+        const float *m = factors(l.slots[OUTPUT], t, b, mine, room.mask, room.ones);
+        for (int64_t u = mine.begin; u < mine.end; u++) l.dh0[b * H + u] += outside[u] * m[u];
+      };
+      // Adds the gradient of an output to those that wait for the real step before.
+      auto hold = [&](int64_t b) {
+        const float *outside = row(l.dh, t, b);
+        float *sum = l.held + b * H;
+        for (int64_t u = mine.begin; u < mine.end; u++) sum[u] += outside[u];
+        return sum;
+      };
+      if (l.held) {
+        for (int64_t b : share.padding) hold(b);
+        for (int64_t b : share.real) {
+          float *sum = hold(b);
+          to_h(b, sum);
+          std::fill(sum + mine.begin, sum + mine.end, 0.0f);
         }
+      } else if (l.dh.at) {
+        for (int64_t b : share.samples) to_h(b, row(l.dh, t, b));
+      }
       for (int64_t b : share.padding)
         for (int s = 0; s < S; s++)
           std::fill(dz_row(b) + s * H + mine.begin, dz_row(b) + s * H + mine.end, 0.0f);

@@ -1,6 +1,6 @@
 // One step of each cell for one sample, forward and backward, unit by unit; cells.py has the equations
-// with the same names. DROPS: masks multiply the gates or the state; KEEPS: states keep old values. Then
-// every mask of that kind is a row of units, of ones where there is no noise.
+// with the same names. DROPS: masks multiply the gates or the state. KEEPS: states keep old values. With
+// either, every mask of its slots is a row of units; a slot without noise has a row of ones.
 #pragma once
 #include "recurrent.h"
 #include "vector.h"
@@ -28,7 +28,7 @@ struct Row {
 
 struct BackRow {
   const float *h, *c, *saved;
-  float *dh, *dc;  // in: of the states after the step; out: of those before, but for U's part
+  float *dh, *dc;  // in: of the states after the step; out: of those before, without U's part
   float *dz;       // [S*H]
   const float *mask[SLOTS];
 };
@@ -39,8 +39,8 @@ inline vector drop(vector value, const float *mask, int64_t u, Lanes lanes) {
   return value;
 }
 
-// Moves from old to now where the mask is 1, stays where it is 0; there it chooses, because a difference
-// to what is far larger, or infinite, would not leave the chosen one as it is.
+// Moves from old to now as far as the mask says. At 1 and 0 it selects now or old, because arithmetic
+// with the other one, if that is far larger or infinite, would change the result.
 template <bool KEEPS, class Lanes>
 inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes lanes) {
   if constexpr (!KEEPS) return now;
@@ -48,7 +48,7 @@ inline vector update(vector old, vector now, const float *mask, int64_t u, Lanes
   return m == 1 ? now : m == 0 ? old : between;
 }
 
-// The gradient of a new state before its mask and `update`; `kept` is what went past them.
+// The gradient of a new state before its mask and `update`; `kept` is the gradient of the old state.
 template <bool DROPS, bool KEEPS, class Lanes>
 inline vector state_back(const BackRow &r, vector &kept, int64_t u, Lanes lanes) {
   vector dh = load(r.dh + u, lanes);
@@ -159,8 +159,8 @@ template <bool DROPS, bool KEEPS> struct Gru {
   }
 };
 
-// r acts on h before U does, so what U makes of it for n comes second: `gate`, `reset`, the product,
-// then `step`; and after `back` the product with the transpose, then `back_reset`.
+// r multiplies h before U does, so the product with U for n needs r first: `gate`, `reset`, the product,
+// then `step`. Backward: `back`, the product with the transpose, then `back_reset`.
 template <bool DROPS, bool KEEPS> struct GruResetBefore {
   static constexpr int GATES = 3, SAVED = 3;
   static constexpr bool RESETS_BEFORE = true;
@@ -194,7 +194,7 @@ template <bool DROPS, bool KEEPS> struct GruResetBefore {
     });
   }
 
-  // `d` is the gradient of r * h, and h_mask a row of what h is multiplied by before.
+  // `d` is the gradient of r * h, and h_mask the mask of h in that product.
   static void back_reset(const BackRow r, const float *d, const float *h_mask, Units units) {
     each_unit(units, [&](int64_t u, auto lanes) {
       const vector s = load(r.saved + units.all + u, lanes),

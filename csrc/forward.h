@@ -6,10 +6,10 @@
 namespace lapse {
 namespace {
 
-// Phases of a step: r must be whole before h is multiplied by it.
+// Phases of a step. Where r multiplies h before U, r of all units must be ready first.
 template <class Cell> constexpr int forward_phases = 1 + Cell::RESETS_BEFORE;
 
-// How many ways x and h are read at a step.
+// How many different versions of x and h the gates read at a step.
 template <class Cell> int64_t readings(const Layer &l) {
   return Cell::RESETS_BEFORE || l.x_masks > 1 || l.h_masks > 1 ? Cell::GATES : 1;
 }
@@ -43,11 +43,13 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
   for (int64_t phase = begin; phase < end; phase++) {
     const bool reads = phase % PHASES == 0, steps = phase % PHASES == PHASES - 1;
     const int64_t t = step_of(l, phase / PHASES);
-    const bool turned = phase / PHASES % 2;  // so that a step begins with the weights the last one used
+    const bool turned = phase / PHASES % 2;  // so that a step begins with the weights that the last one used
     share.at(t);
     const int64_t real = share.real.size();
     const float *h = before(l.h0, l.h, t, l), *c = before(l.c0, l.c, t, l);
     float *h_new = l.h + t * l.batch * H, *c_new = moved(l.c, t * l.batch * H);
+    const float *y = before(nullptr, l.y, t, l);
+    float *y_new = moved(l.y, t * l.batch * H);
     auto reading = [&](int64_t j, int64_t k) { return room.read + (j * groups + k) * depth; };
     auto unit_row = [&](int64_t j) {
       const int64_t b = share.real[j];
@@ -103,16 +105,21 @@ void forward(const Layer &l, const float *packed, Part part, int64_t begin, int6
     for (int64_t j = 0; j < real; j++) {
       const Row r = unit_row(j);
       Cell::step(r, units);
-      if (l.y) {
-        float *y = l.y + (t * l.batch + share.real[j]) * H;
+      if (float *of_b = moved(y_new, share.real[j] * H))
         each_unit(mine, [&](int64_t u, auto lanes) {
-          store(y + u, load(r.h_new + u, lanes) * load(r.mask[OUTPUT] + u, lanes), lanes);
+          store(of_b + u, load(r.h_new + u, lanes) * load(r.mask[OUTPUT] + u, lanes), lanes);
         });
-      }
     }
     for (int64_t b : share.padding) {
-      std::copy(h + b * H + mine.begin, h + b * H + mine.end, h_new + b * H + mine.begin);
-      if (l.c) std::copy(c + b * H + mine.begin, c + b * H + mine.end, c_new + b * H + mine.begin);
+      auto hold = [&](const float *old, float *now) {
+        std::copy_n(old + b * H + mine.begin, mine.count(), now + b * H + mine.begin);
+      };
+      hold(h, h_new);
+      if (c_new) hold(c, c_new);
+      if (y)
+        hold(y, y_new);
+      else if (y_new)
+        std::fill_n(y_new + b * H + mine.begin, mine.count(), 0.0f);
     }
   }
 }

@@ -24,13 +24,13 @@ inline Columns cut(int64_t columns, int64_t index, int64_t parts) {
 
 inline int64_t panels(Columns columns) { return (vectors(columns.count()) + WIDE - 1) / WIDE; }
 
-// The index-th panel, as wide as the others as far as can be.
+// The index-th panel; all panels have about the same width.
 inline Columns panel(Columns columns, int64_t index) {
   const Columns found = cut(columns.count(), index, panels(columns));
   return {columns.begin + found.begin, columns.begin + padded(found.end)};
 }
 
-// A matrix as it is given: `row` apart lie the rows, `step` the elements of one.
+// A matrix as the caller has it: element (m, n) is at[m * row + n * step].
 struct Matrix {
   const float *at;
   int64_t row, step;
@@ -52,8 +52,8 @@ inline void transfer(int64_t rows, int64_t columns, Matrix from, float *to, int6
           to[m * to_row + n * to_step] = from.at[m * from.row + n * from.step];
 }
 
-// Packs rows `begin` to `end` of `matrix`, of gates * columns columns, into parts; they are `first_row`
-// and those after it of the `all_rows` of the packed one.
+// Packs rows `begin` to `end` of `matrix`, which has gates * columns columns, for `parts` parts. The
+// packed matrix has `all_rows` rows, of which row 0 of `matrix` becomes `first_row`.
 inline void pack(Matrix matrix, int64_t begin, int64_t end, int64_t gates, int64_t columns,
                  int64_t parts, float *packed, int64_t first_row, int64_t all_rows) {
   for (int64_t part = 0; part < parts; part++)
@@ -70,7 +70,7 @@ inline void pack(Matrix matrix, int64_t begin, int64_t end, int64_t gates, int64
       }
 }
 
-// A [rows][depth] as products read it: rows that lie `row` apart, or columns `column` apart.
+// A [rows][depth], whose rows are `row` apart, or whose columns are `column` apart.
 struct ByRow {
   const float *at;
   int64_t row;
@@ -84,17 +84,17 @@ struct ByColumn {
   ByColumn from(int64_t m) const { return {at + m, column}; }
 };
 
-// Products that are read by columns have many sums, those of the weights' gradients: more than fit
-// into a cache near a core.
+// Whether the sums lie outside the caches near a core. Products with A by columns compute the gradients
+// of the weights, which have more sums than fit there.
 template <class A> constexpr bool FAR = std::is_same_v<A, ByColumn>;
 
-// c [ROWS][VECTORS] = or += A P. On its way it fetches what lies `ahead`, `pace` floats more with each k:
-// a panel into the second-level cache, which has room for it, or a few rows of FAR sums.
+// c [ROWS][VECTORS] = or += A P. Meanwhile it prefetches from `ahead`, `pace` floats further with each k:
+// a panel into the second-level cache, where it fits, or a few rows of FAR sums.
 template <int ROWS, int VECTORS, class A>
 inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row, bool adds,
                  const float *ahead, int64_t pace) {
   vector sum[ROWS][VECTORS];
-  // Loops over all of `sum` are unrolled early, or it would go through memory.
+  // Loops over `sum` are unrolled early, because otherwise compilers keep it in memory.
 #define EACH_SUM                                         \
   _Pragma("GCC unroll 8") for (int m = 0; m < ROWS; m++) \
       _Pragma("GCC unroll 3") for (int v = 0; v < VECTORS; v++)
@@ -110,8 +110,8 @@ inline void tile(int64_t depth, A a, const float *panel, float *c, int64_t c_row
 #undef EACH_SUM
 }
 
-// All rows, in tiles as equal as can be. Together they fetch the panel that comes `next`, or each the FAR
-// sums of the one after it.
+// All rows, in tiles of about the same height. Together they prefetch the `next` panel; with FAR sums
+// each tile prefetches those of the tile after it.
 template <int VECTORS, class A>
 inline void tiles(int64_t rows, int64_t depth, A a, const float *panel, float *c, int64_t c_row,
                   bool adds, const float *next) {
@@ -134,9 +134,9 @@ inline void tiles(int64_t rows, int64_t depth, A a, const float *panel, float *c
 }
 
 // c [rows][columns, padded] = or += a [rows][depth] times `depth` rows, from `first_row` on, of some
-// columns of a matrix that was packed with `all_rows`; c and packed are aligned. `turned` goes from the
-// last panel to the first: after a product that went the other way, the panels used last are still in
-// the cache.
+// columns of a matrix that was packed with `all_rows`; c and packed are aligned. With `turned` the
+// panels come in reverse order, because after a product in forward order the last ones are still in the
+// cache.
 template <class A>
 inline void multiply(int64_t rows, int64_t depth, Columns columns, A a, const float *packed,
                      int64_t first_row, int64_t all_rows, float *c, int64_t c_row, bool adds,
@@ -156,7 +156,7 @@ inline void multiply(int64_t rows, int64_t depth, Columns columns, A a, const fl
   }
 }
 
-// As many chains as hide the latency of one; the sum goes somewhere, or compilers leave it all out.
+// Enough chains to hide the latency of one. The sums are stored, or compilers would remove all of it.
 inline int64_t multiply_adds(int64_t rounds) {
   constexpr int CHAINS = 12;
   vector sum[CHAINS], factor = all(0.5f), added = all(0.25f);

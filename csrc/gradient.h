@@ -6,14 +6,14 @@
 namespace lapse {
 namespace {
 
-// How far apart rows stand whose columns are read: an odd number of cache lines, or those of a column
-// would all want the same few places in the cache.
+// The distance between rows whose columns are read: an odd number of cache lines, because otherwise the
+// lines of a column would share a few places in the cache.
 int64_t apart_in_cache(int64_t n) { return (vectors(n) | 1) * LANES; }
 
 constexpr int64_t WIDTH = WIDE * LANES, BLOCK = 128;  // columns of a panel, rows of one product
 
-// Some columns of a gate: their gradients so far, and what those before the activations are in a block
-// of rows, for W and for U; the same but for the n of a GRU.
+// Some columns of a gate: the sums of their gradients, and a block of rows of dz, each for W and for U.
+// The two dz are the same except for the n of a GRU.
 struct Panel {
   int gate;
   Columns columns;
@@ -43,8 +43,8 @@ template <class Cell> struct GradientRoom {
   }
 };
 
-// The gradients of the weights: products of the rows of steps, BLOCK at most at a time. A part has
-// panels of columns that lie side by side.
+// The gradients of the weights: products over at most BLOCK rows, each of a step and sample. A part has
+// neighbouring panels.
 template <class Cell>
 void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t end, float *workspace) {
   constexpr int G = Cell::GATES, S = Cell::SAVED;
@@ -66,9 +66,9 @@ void gradient(const Layer &l, const float *, Part part, int64_t begin, int64_t e
       const int64_t n = next / l.batch, b = next % l.batch, t = step_of(l, l.timesteps - 1 - n);
       if (!l.running || l.running[b * l.timesteps + t]) at[rows++] = {n, t, b};
     }
-    if (rows == 0) break;  // padding to the end
-    // Row by row: along a column, each step would be in another page of memory. Other cores wrote most of
-    // a row, so it is sent for while the one before is taken; no cache needs to keep it.
+    if (rows == 0) break;  // the rest is padding
+    // Row by row, because along a column each step is in another page of memory. Other cores wrote most
+    // of a row, so it is prefetched while the one before is copied; no cache needs to keep it.
     for (int64_t j = 0; j < rows; j++) {
       const float *of_row = gradients(l, at[j].n, at[j].b, S);
       const float *coming = j + 1 < rows ? gradients(l, at[j + 1].n, at[j + 1].b, S) : of_row;

@@ -59,7 +59,7 @@ int64_t gradient_size(const Layer &l, Part part) {
   });
 }
 
-// Steps together have the rows of one product.
+// The steps whose rows fill one product.
 int64_t dz_steps(const Layer &l) {
   return std::clamp<int64_t>(BLOCK / std::max<int64_t>(l.batch, 1), 1, std::max<int64_t>(l.timesteps, 1));
 }
@@ -75,8 +75,7 @@ int64_t packed_size(const Layer &l) {
   return G * std::max((F + H) * padded(H), H * (padded(F) + padded(H)));
 }
 
-// Forward reads rows of x and h side by side; backward takes the transposed matrices, one after the
-// other.
+// Forward multiplies rows of x and h in one product; backward has one for each transposed matrix.
 void pack_both(const Layer &l, bool backward, int64_t parts, float *packed, int64_t index,
                int64_t count) {
   const int64_t G = gates_of(l), F = l.features, H = l.units;

@@ -44,10 +44,10 @@ static const Kernels *named(const std::string &isa) {
   throw std::invalid_argument("this processor does not run " + isa);
 }
 
-// Address; strides, of time and batch for rows, else of rows and columns.
+// Address and two strides: of time and batch for rows, of rows and columns for matrices.
 using Place = std::tuple<uintptr_t, int64_t, int64_t>;
 
-// The same for a mask; and whether it has bytes, and what these are multiplied by.
+// The same for a mask, then whether it has bytes, and their scale.
 using MaskPlace = std::tuple<uintptr_t, int64_t, int64_t, bool, float>;
 
 template <class Number> static Strided<Number> strided(const Place &place) {
@@ -73,12 +73,18 @@ using Floats = std::unique_ptr<float[], Aligned>;
 
 static Floats floats(int64_t size) { return Floats(new (std::align_val_t(64)) float[size]); }
 
+static Floats zeros(int64_t size) {
+  Floats made = floats(size);
+  std::fill_n(made.get(), size, 0.0f);
+  return made;
+}
+
 static void run(const std::string &isa, bool backward, int cell, int64_t timesteps, int64_t batch,
                 int64_t features, int64_t units, bool reverse, uintptr_t running, const Place &x,
                 const std::vector<MaskPlace> &x_masks, const std::vector<MaskPlace> &h_masks,
                 const std::vector<MaskPlace> &slots, const Place &kernel, const Place &recurrent,
-                uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t y, uintptr_t saved,
-                const Place &dh, uintptr_t dh0, uintptr_t dc0, const Place &dx,
+                uintptr_t bias, uintptr_t h0, uintptr_t c0, uintptr_t h, uintptr_t c, uintptr_t y,
+                uintptr_t saved, const Place &dh, bool dh_of_y, uintptr_t dh0, uintptr_t dc0, const Place &dx,
                 const Place &dkernel, const Place &drecurrent, uintptr_t dbias, int64_t threads,
                 bool of_units, uintptr_t parallel_for) {
   const Kernels *kernels = named(isa);
@@ -92,21 +98,25 @@ static void run(const std::string &isa, bool backward, int cell, int64_t timeste
   for (size_t s = 0; s < SLOTS; s++) layer.slots[s] = mask(slots.at(s));
   layer.kernel = strided<const float>(kernel), layer.recurrent = strided<const float>(recurrent);
   layer.bias = at<const float>(bias);
-  layer.h0 = at<const float>(h0), layer.c0 = at<const float>(c0);
+  const Floats start = zeros(h0 ? 0 : batch * units);
+  layer.h0 = h0 ? at<const float>(h0) : start.get();
+  if (layer.cell == LSTM) layer.c0 = h0 ? at<const float>(c0) : start.get();
   layer.h = at<float>(h), layer.c = at<float>(c), layer.y = at<float>(y);
   layer.saved = at<float>(saved);
-  layer.dh = rows(dh), layer.dh0 = at<float>(dh0), layer.dc0 = at<float>(dc0);
-  layer.dx = rows(dx);
+  const bool holds = running && dh_of_y && std::get<0>(dh);
+  const Floats held = zeros(holds ? batch * units : 0);
+  layer.dh = rows(dh), layer.held = holds ? held.get() : nullptr;
+  layer.dh0 = at<float>(dh0), layer.dc0 = at<float>(dc0), layer.dx = rows(dx);
   layer.dkernel = strided<float>(dkernel), layer.drecurrent = strided<float>(drecurrent);
   layer.dbias = at<float>(dbias);
 
   nb::gil_scoped_release released;
-  if (!parallel_for) {  // threads of lapse's own take some ten microseconds each to begin
+  if (!parallel_for) {  // lapse's own threads take about ten microseconds each to start
     const int64_t gates = layer.cell == LSTM ? 4 : layer.cell == SIMPLE_RNN ? 1 : 3;
     const int64_t products = timesteps * batch * (features + units) * units * gates;
     threads = std::clamp<int64_t>(products / 1000000, 1, threads);
   }
-  constexpr int64_t FEWEST = 16;  // units for a thread: a vector at least
+  constexpr int64_t FEWEST = 16;  // units for a thread: at least a vector
   const int64_t parts = std::min(threads, std::max<int64_t>(of_units ? units / FEWEST : batch, 1));
   const int64_t room = kernels->workspace_size(layer, of_units ? batch : (batch + parts - 1) / parts);
   const Floats packed = floats(kernels->packed_size(layer)), workspace = floats(parts * room);
@@ -143,8 +153,8 @@ using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device:
 
 template <class T> using Out = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
-// How many threads share `numbers` to draw: each has ten microseconds of work, as long as it takes to
-// wake.
+// How many threads share `numbers` to draw: each has at least about ten microseconds of work, which is
+// what it takes to wake it.
 static int64_t shares(int64_t numbers, int64_t threads) {
   return std::clamp<int64_t>(numbers / 32768, 1, threads);
 }
@@ -212,7 +222,7 @@ static int64_t multiply_adds(const std::string &isa, int64_t rounds, int64_t thr
 
 }  // namespace lapse
 
-NB_MODULE(_cpu, m) {
+NB_MODULE(_kernels, m) {
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const lapse::Kernels *one : lapse::runnable()) names.push_back(one->name);
@@ -226,7 +236,7 @@ NB_MODULE(_cpu, m) {
   m.def("multiply_adds", &lapse::multiply_adds, "isa"_a, "rounds"_a, "threads"_a, "parallel_for"_a);
   m.def("run", &lapse::run, nb::kw_only(), "isa"_a, "backward"_a, "cell"_a, "timesteps"_a, "batch"_a,
         "features"_a, "units"_a, "reverse"_a, "running"_a, "x"_a, "x_masks"_a, "h_masks"_a, "slots"_a,
-        "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "y"_a, "saved"_a, "dh"_a, "dh0"_a,
-        "dc0"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
+        "kernel"_a, "recurrent"_a, "bias"_a, "h0"_a, "c0"_a, "h"_a, "c"_a, "y"_a, "saved"_a, "dh"_a,
+        "dh_of_y"_a, "dh0"_a, "dc0"_a, "dx"_a, "dkernel"_a, "drecurrent"_a, "dbias"_a, "threads"_a,
         "of_units"_a, "parallel_for"_a);
 }

@@ -1,4 +1,4 @@
-// Philox4x32-10, the bits of src/lapse/philox.py.
+// Philox4x32-10, with the bits of src/lapse/core/philox.py.
 #pragma once
 #include "recurrent.h"
 #include "vector.h"
@@ -6,14 +6,14 @@
 namespace lapse {
 namespace {
 
-// 32-bit words, each in the lower half of a lane; what stands in the upper half means nothing.
+// 32-bit words, each in the lower half of a 64-bit lane; the upper half is ignored.
 typedef uint64_t Words __attribute__((vector_size(LANES * sizeof(float))));
 
-constexpr int64_t EACH = LANES / 2, TOGETHER = 4;  // lanes, and vectors that go through side by side
-constexpr int64_t QUADS = EACH * TOGETHER;         // counters, each of which makes four words
+constexpr int64_t EACH = LANES / 2, TOGETHER = 4;  // lanes, and vectors computed together
+constexpr int64_t QUADS = EACH * TOGETHER;         // counters; each gives four words
 
-// All 64 bits of the products of words. Processors have that as one instruction, where compilers see
-// a product of 64-bit numbers, which takes them several.
+// All 64 bits of the products of words. Processors have one instruction for it; compilers make several
+// of the portable form.
 inline Words product(Words words, uint32_t factor) {
 #if defined(__AVX512F__)
   return (Words)_mm512_maskz_mul_epu32(0xFF, (__m512i)words, _mm512_set1_epi64(factor));
@@ -26,7 +26,7 @@ inline Words product(Words words, uint32_t factor) {
 #endif
 }
 
-// The words of `count` counters that stand side by side.
+// The four words of QUADS counters.
 struct Counting {
   alignas(sizeof(Words)) uint64_t words[4][QUADS];
 };
@@ -48,8 +48,8 @@ inline void rounds(const uint32_t *key, const Counting &at, Of of, Drawn *drawn)
   for (int64_t v = 0; v < TOGETHER; v++) of(c[0][v], c[1][v], c[2][v], c[3][v], drawn + v * EACH);
 }
 
-// In rows of units; a row shorter than the counters that go side by side shares them with the next ones.
-// `of` makes four numbers of each counter's words, which are one `Drawn`.
+// Draws row after row; a row that needs fewer than QUADS counters shares them with the next rows. `of`
+// turns the words of each counter into four numbers, which are one `Drawn`.
 template <class Drawn, class Out, class Of>
 inline void philox(const Counters &rows, int64_t begin, int64_t end, Out *out, Of of) {
   static_assert(sizeof(Drawn) == 4 * sizeof(Out));
@@ -59,7 +59,7 @@ inline void philox(const Counters &rows, int64_t begin, int64_t end, Out *out, O
   Drawn drawn[QUADS];
   int64_t filled = 0;
   struct {
-    int64_t row, quad;  // where those that are filled begin
+    int64_t row, quad;  // of the first counter that is filled
   } from = {begin, 0};
   auto flush = [&] {
     rounds(rows.key, at, of, drawn);
@@ -99,7 +99,7 @@ inline void words(const Counters &rows, int64_t begin, int64_t end, uint32_t *ou
   });
 }
 
-// Four bytes are made as one number, which vectors have lanes for.
+// Four bytes are computed as one number, because that has a lane of a vector.
 inline void coins(const Counters &rows, int64_t begin, int64_t end, uint32_t threshold,
                   uint8_t *out) {
   constexpr int FIRST = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 24, NEXT = FIRST ? -8 : 8;

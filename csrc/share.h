@@ -1,4 +1,4 @@
-// What the three passes have in common: a part's share of the work, its workspace, rows and masks.
+// Common to the three passes: a part's share of the work, its workspace, rows and masks.
 #pragma once
 #include <algorithm>
 #include <numeric>
@@ -11,7 +11,7 @@
 namespace lapse {
 namespace {
 
-// Deals out a workspace, aligned for whole vectors; from none it only counts.
+// Hands out pieces of a workspace, aligned to whole vectors; with a null workspace it only counts.
 struct Room {
   float *at;
   int64_t taken = 0;
@@ -22,7 +22,7 @@ struct Room {
   }
 };
 
-// Row t of b; nothing where there are none.
+// Row (t, b); null where there are no rows.
 float *row(const Rows &rows, int64_t t, int64_t b) {
   return rows.at ? rows.at + t * rows.time + b * rows.batch : nullptr;
 }
@@ -30,8 +30,8 @@ float *row(const Rows &rows, int64_t t, int64_t b) {
 float *moved(float *array, int64_t by) { return array ? array + by : nullptr; }
 const float *moved(const float *array, int64_t by) { return array ? array + by : nullptr; }
 
-// A row of a mask, of which `range` is wanted; `room` is where bytes become numbers, `none` where there
-// is no noise.
+// A row of a mask, of which `range` is read. Bytes are converted to numbers in `room`; `none` is
+// returned where there is no noise.
 const float *factors(const Mask &mask, int64_t t, int64_t b, Columns range, float *room,
                      const float *none = nullptr) {
   if (!mask.at) return none;
@@ -46,9 +46,10 @@ const Mask &of_gate(const Mask *masks, int64_t count, int64_t gate) {
   return masks[count > 1 ? gate : 0];
 }
 
-// What one part works on: its samples, at a step those that are real and those that are padding, and
-// its units. Without padding a part's samples lie side by side, so that no core fetches ahead what
-// another one writes; with it parts of samples have long and short ones each.
+// What one part works on: its units, its samples, and which of these are real and which are padding at
+// the current step. Without padding the samples of a part are neighbours, so that no core prefetches
+// what another core writes. With padding each part gets long and short samples, so that all parts have
+// about the same work.
 struct Share {
   const Layer &layer;
   const Columns units;
@@ -83,16 +84,16 @@ struct Share {
   }
 };
 
-// The n-th step that is run.
+// The n-th step in running order.
 int64_t step_of(const Layer &l, int64_t n) { return l.reverse ? l.timesteps - 1 - n : n; }
 
-// The states before step t.
+// What `all` holds of the step before t; `first` where t is the first step.
 const float *before(const float *first, const float *all, int64_t t, const Layer &l) {
   const int64_t from = l.reverse ? t + 1 : t - 1;
   return from < 0 || from == l.timesteps ? first : moved(all, from * l.batch * l.units);
 }
 
-// A row as a gate reads it: times its mask, if there is one.
+// A row as a gate reads it: times its mask, if it has one.
 void read(float *to, const float *from, const float *mask, int64_t n) {
   if (!mask) {
     std::copy(from, from + n, to);
@@ -101,12 +102,12 @@ void read(float *to, const float *from, const float *mask, int64_t n) {
   for (int64_t u = 0; u < n; u++) to[u] = from[u] * mask[u];
 }
 
-// The part of z that gate k's share of x or of h goes to: the n of a GRU keeps them apart.
+// The part of z that gate k computes from x or from h: the n of a GRU keeps the two apart.
 template <class Cell> constexpr int part_of(int k, bool of_h) {
   return of_h && Cell::SAVED > Cell::GATES && k == Cell::GATES - 1 ? k + 1 : k;
 }
 
-// Gradients before the gates' activations, of the n-th step back.
+// Gradients before the gates' activations, of the n-th step of backward.
 float *gradients(const Layer &l, int64_t n, int64_t b, int64_t parts) {
   return l.dz + (n % (l.dz_steps * RING) * l.batch + b) * parts * l.units;
 }

@@ -1,5 +1,5 @@
-// Who shares the work of one call: the caller's own threads, by a function at an address, or where it
-// has none to give, threads that live as long as the call and wait between its parts.
+// The threads of one call: the caller's own, through a function at an address, or where it has none,
+// threads that live as long as the call and wait between its parts.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -39,7 +39,7 @@ class Team {
   }
 
  private:
-  static constexpr const char *FAILED = "a thread of the kernel failed, for want of memory perhaps";
+  static constexpr const char *FAILED = "a thread of the C++ kernels failed, perhaps out of memory";
 
   // PyTorch's stable C interface to its thread pool; a second pool beside it would slow both down.
   using Some = void (*)(int64_t, int64_t, void *);

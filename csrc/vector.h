@@ -1,4 +1,4 @@
-// A vector as wide as the instruction set has them, by the compilers' vector extension.
+// A vector as wide as the instruction set allows, by the compilers' vector extension.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -21,13 +21,13 @@ typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t bits __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef vector unaligned __attribute__((aligned(4), may_alias));
 
-struct Full {};  // all lanes, known when compiled; `int` is how many at the end of a row
+struct Full {};  // all lanes, known at compile time; an `int` says how many at the end of a row
 
 inline vector load(const float *at, Full) { return *(const unaligned *)at; }
 inline void store(float *at, vector v, Full) { *(unaligned *)at = v; }
 
-// A part of a vector; where processors can, in one instruction: through memory, the whole vector would
-// wait for its parts.
+// The first lanes of a vector, in one instruction where processors have it. The portable form is slow,
+// because the vector waits for memory.
 #if defined(__AVX512F__)
 inline vector load(const float *at, int lanes) {
   return (vector)_mm512_maskz_loadu_ps((1u << lanes) - 1, at);
@@ -61,7 +61,7 @@ template <class Units, class Body> inline void each_unit(Units units, Body body)
   if (u < units.end) body(u, int(units.end - u));
 }
 
-// The smaller and the larger of two; where one of them is not a number, `x`.
+// The smaller and the larger of two; x if it is NaN.
 #if defined(__AVX512F__)
 inline vector smaller(float end, vector x) { return (vector)_mm512_min_ps((__m512)all(end), (__m512)x); }
 inline vector larger(float end, vector x) { return (vector)_mm512_max_ps((__m512)all(end), (__m512)x); }
@@ -77,7 +77,7 @@ inline vector larger(float end, vector x) { return x < end ? all(end) : x; }
 #endif
 
 // e^x as power * (1 + rest), with power = 2^n for the whole number n nearest to x / log 2. For n = -127
-// power is 0, and for n = 128 infinite, so that what is made of it saturates exactly.
+// power is 0, and for n = 128 infinite, so that results saturate exactly.
 struct Exponential {
   vector power, rest;
 };
@@ -95,14 +95,13 @@ inline Exponential exponential(vector x) {
   return {(vector)((bits)shifted << 23), r * r * p + r};
 }
 
-// Both are within 1e-7 of the truth, reach their ends exactly, as PyTorch's do, and keep what is not a
-// number.
+// Both are exact to 1e-7, reach their limits exactly, as PyTorch's do, and keep NaN.
 inline vector sigmoid(vector x) {
   const Exponential e = exponential(-larger(-88.8f, smaller(88, x)));
   return 1 / (1 + (1 + e.rest) * e.power);
 }
 
-// By e^2|x| - 1, which keeps its digits where it is small.
+// By e^2|x| - 1, which stays accurate where it is small.
 inline vector tanh(vector x) {
   const bits sign = (bits)x & 0x80000000u;
   const vector size = smaller(15, (vector)((bits)x ^ sign));

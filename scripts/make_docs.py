@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lapse.bench.report import markdown
 from lapse.cli import main as lapse_command
-from lapse.core.examples import examples
+from lapse.core.forms import examples
 from lapse.core.rules import CELLS
 
 ROOT = Path(__file__).parent.parent

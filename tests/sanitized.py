@@ -1,6 +1,6 @@
 """A pytest plugin: the tests run on kernels that were built with a sanitizer; see `make sanitize`.
 
-LAPSE_SANITIZED names the folder with `_cpu` and `threads.so`.
+LAPSE_SANITIZED names the folder with `_kernels` and `threads.so`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 
 folder = Path(os.environ["LAPSE_SANITIZED"])
-(path,) = (folder / "lapse" / "kernels").glob("_cpu.*.so")
-spec = importlib.util.spec_from_file_location("lapse.kernels._cpu", path)
+(path,) = (folder / "lapse" / "engines" / "cpu").glob("_kernels.*.so")
+spec = importlib.util.spec_from_file_location("lapse.engines.cpu._kernels", path)
 assert spec is not None and spec.loader is not None
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-sys.modules["lapse.kernels._cpu"] = module
+sys.modules["lapse.engines.cpu._kernels"] = module
 
-from lapse.kernels.cpu import extension  # noqa: E402
-from lapse.torch import memory  # noqa: E402
+from lapse.backends.torch import private  # noqa: E402
+from lapse.engines.cpu.loading import extension  # noqa: E402
 
 assert extension() is module
 threads = ctypes.CDLL(str(folder / "threads.so"))
 address = ctypes.cast(threads.parallel_for, ctypes.c_void_p).value
-memory._parallel_for = lambda: address  # type: ignore[assignment]
+private.parallel_for = lambda: address  # type: ignore[assignment]

@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import catalog
-from lapse.core.noise import Schedule, Term, collect
+from lapse.core.noise import Term, collect, text_of
 from lapse.core.rules import LAWS, SCALES, SITES
+from lapse.core.schedule import Schedule
 
 # Of 500 random configurations; see conftest.py.
 SHARES = {"modules": 240, "kernels": 160, "keras": 100}
@@ -28,8 +29,7 @@ def share(tests: str, among: int) -> settings:
 
 # The legality rules once more, from the published table rather than from rules.py.
 GATE_SITES = ("i", "f", "g", "o", "z", "r", "n")
-HOLDING_SITES = ("x", "y", "c", "s", "state")  # sites with a previous value
-FILLED_SITES = ("x", "y", "emb")  # sites that another number can stand in at
+HOLDING_SITES = ("c", "s", "state")  # sites with a previous value
 
 
 def written_legally(term: tuple) -> bool:
@@ -49,7 +49,7 @@ def written_legally(term: tuple) -> bool:
     if fill == "prev":
         if site not in HOLDING_SITES or scale is not None or law != "bern":
             return False
-    elif fill != 0 and site not in FILLED_SITES:
+    elif fill != 0:
         return False
     if fill != "prev" and effective == "inv" and site in ("c", "state", "f", "z"):
         return False
@@ -125,8 +125,6 @@ def legal_terms(draw: st.DrawFn) -> Term:
     fills: list[Any] = [st.just(0.0)]
     if site in HOLDING_SITES:
         fills.append(st.just("prev"))
-    if site in FILLED_SITES:
-        fills += [st.just("mean"), st.floats(-1e6, 1e6, allow_subnormal=False)]
     return draw(_completed(site, over, draw(st.one_of(fills)), rates))
 
 
@@ -148,7 +146,7 @@ def runnable_terms(draw: st.DrawFn, cell: catalog.Cell) -> Term:
 
     site = draw(st.sampled_from(sorted(catalog.SITES[cell.name])))
     over = draw(patterns(site, 12))
-    held = site in ("c", "s", "state") and draw(st.booleans())
+    held = site in HOLDING_SITES and draw(st.booleans())
     return draw(_completed(site, over, "prev" if held else 0.0, rates, legal))
 
 
@@ -160,7 +158,7 @@ def noises(draw: st.DrawFn, cell: catalog.Cell, at_most: dict[str, int]) -> str:
         at_most: how many terms at a site the layer has room for, where that is less than four.
     """
     cases = [text for own, text in _TEXTS if own == cell]
-    terms = st.lists(runnable_terms(cell), max_size=4).map(lambda found: " ".join(map(str, found)))
+    terms = st.lists(runnable_terms(cell), max_size=4).map(text_of)
     text = draw(st.one_of(st.sampled_from(cases), terms, terms))
     kept, seen = [], Counter[str]()
     for term in text.split():
@@ -171,7 +169,7 @@ def noises(draw: st.DrawFn, cell: catalog.Cell, at_most: dict[str, int]) -> str:
     return " ".join(kept)
 
 
-_TEXTS = [(cell, " ".join(map(str, collect(catalog.NOISE[name])))) for cell, name in catalog.CASES]
+_TEXTS = [(cell, text_of(collect(catalog.NOISE[name]))) for cell, name in catalog.CASES]
 sizes = st.one_of(st.sampled_from(catalog.WIDTHS), st.integers(1, 70))
 lengths = st.one_of(st.integers(1, 3), st.integers(1, 12), st.integers(1, 40))
 seeds = st.integers(0, 2**32 - 1)

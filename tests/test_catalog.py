@@ -22,8 +22,9 @@ import lapse
 import lapse.torch
 from catalog import FUNCTIONS, LAYERS
 from lapse.core.forms import FORMS
+from lapse.core.masks import Masks
 from lapse.core.noise import collect
-from lapse.core.plan import GATES, Masks
+from lapse.core.plan import GATES
 from lapse.core.rules import AXES, LAWS, SCALES, SITES
 from strategies import written_legally
 from torch_support import flat
@@ -44,10 +45,9 @@ def test_the_catalogue_is_complete() -> None:
     assert {term.law for term in runnable} == set(LAWS)
     assert {term.scale for term in runnable} == {*SCALES, None}
     assert {name for term in everything for name in term.axes} == set(AXES)
-    runs = {(axis.name, axis.kind) for term in runnable for axis in term.axes.values() if axis.kind}
+    runs = {(axis.name, axis.run) for term in runnable for axis in term.axes.values() if axis.run}
     assert runs == {("T", "/"), ("T", "~"), ("T", "["), ("F", "[")}
-    kinds = {"number" if isinstance(term.fill, float) else term.fill for term in everything}
-    assert kinds == {"number", "prev", "mean"}
+    assert {term.fill for term in runnable} == {0.0, "prev"}
     for law, scale in itertools.product(LAWS, SCALES):
         if written_legally(("x", "BF", 0.0, law, scale)) and law == "bern":
             assert any((term.law, term.scale) == (law, scale) for term in runnable)
@@ -67,7 +67,7 @@ def test_the_catalogue_reaches_every_slot() -> None:
     used = {
         slot
         for cell, name in catalog.CASES
-        for slot, _ in catalog.quiet_plan(catalog.NOISE[name], cell).slots
+        for slot, _ in catalog.plan_for(catalog.NOISE[name], cell).slots
     }
     assert used == set(Masks._fields)
 

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import catalog
-from lapse.core import cells, masks
-from lapse.core.cells import Weights, unroll
+from lapse.backends.torch import BACKEND
+from lapse.core.cells import unroll
+from lapse.core.masks import Masks
 from lapse.core.noise import collect
-from lapse.core.plan import Masks
-from lapse.torch.plain import LIBRARY
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import plan
+from lapse.core.weights import Weights
 from torch_support import one_thread  # noqa: F401  for every test here
 
 DOUBLE = catalog.TOLERANCE["float64"]
@@ -115,7 +117,7 @@ def test_gradients_are_pytorchs(cell: catalog.Cell, timesteps: int) -> None:
     expected = torch.autograd.grad((y * to_y).sum() + (last[0] * to_last).sum(), (x, *hx))
 
     problem = as_torch(given, grad=True)
-    y, *last = run(cell, problem, library=LIBRARY)
+    y, *last = run(cell, problem, backend=BACKEND)
     loss = (y * to_y).sum() + (last[-1] * to_last).sum()
     found = torch.autograd.grad(loss, (problem.x, *problem.state))
     assert_close(found, expected, DOUBLE.gradients)
@@ -124,7 +126,7 @@ def test_gradients_are_pytorchs(cell: catalog.Cell, timesteps: int) -> None:
 def test_sigmoid_does_not_overflow() -> None:
     """Large negative gates are common after training; NumPy's exp would warn and give inf."""
     with np.errstate(all="raise"):
-        found = cells.NUMPY.sigmoid(np.array([-1e4, -40.0, 0.0, 40.0, 1e4]))
+        found = NUMPY.sigmoid(np.array([-1e4, -40.0, 0.0, 40.0, 1e4]))
     np.testing.assert_allclose(found, [0, 4.248354255291589e-18, 0.5, 1, 1], atol=1e-16)
 
 
@@ -150,10 +152,10 @@ def test_the_two_grus_differ() -> None:
 
 @in_every_case
 def test_numpy_and_torch_agree(cell: catalog.Cell, name: str) -> None:
-    """The same lines on two libraries; what differs in `Library` shows here."""
+    """The same lines on two libraries; what differs in `Backend` shows here."""
     given = catalog.problem(cell, batch=3, timesteps=5)
     drawn = catalog.frozen_masks(cell, catalog.NOISE[name], given.x, units=3)
-    found = run(cell, as_torch(given), as_torch(drawn), library=LIBRARY)
+    found = run(cell, as_torch(given), as_torch(drawn), backend=BACKEND)
     assert_close(found, run(cell, given, drawn))
 
 
@@ -168,7 +170,7 @@ def test_gradients_against_finite_differences(cell: catalog.Cell, name: str) -> 
 
     problem = as_torch(given, grad=True)
     tensors = (problem.x, *problem.weights[:3], *problem.state)
-    results = run(cell, problem, as_torch(drawn), library=LIBRARY)
+    results = run(cell, problem, as_torch(drawn), backend=BACKEND)
     loss = sum((a * torch.tensor(b)).sum() for a, b in zip(results, towards, strict=True))
     found = torch.autograd.grad(loss, tensors)
 
@@ -206,7 +208,7 @@ def test_each_noise_changes_the_output(cell: catalog.Cell, name: str) -> None:
 def test_evaluation_is_what_constant_masks_give(cell: catalog.Cell, name: str) -> None:
     """Numbers and arrays take different lines in the loop; both must mean the same."""
     given = catalog.problem(cell)
-    constants = masks.expected(catalog.quiet_plan(catalog.NOISE[name], cell))
+    constants = plan(catalog.NOISE[name], cell.name).expected
     arrays = Masks(
         **{
             slot: np.full((1, 1) if slot in "WU" else (1, 1, 1, 1), value)
@@ -317,7 +319,7 @@ def test_gradients_of_padding(cell: catalog.Cell, name: str, side: str) -> None:
         problem = as_torch(given._replace(x=x), grad=True)
         tensors = (problem.x, *problem.weights[:3], *problem.state)
         y, *last = run(
-            cell, problem, as_torch(drawn), library=LIBRARY, running=torch.tensor(running)
+            cell, problem, as_torch(drawn), backend=BACKEND, running=torch.tensor(running)
         )
         real = y[torch.tensor(running)]
         loss = (real**2).sum() + sum((part**2).sum() for part in last)

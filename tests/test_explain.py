@@ -11,27 +11,28 @@ import torch
 import lapse
 from catalog import CASE_IDS, CASES, NOISE, Cell
 from lapse import LapseError
-from lapse.core import masks
-from lapse.kernels import dispatch
-from lapse.kernels.cpu import instruction_set
+from lapse.core import drawing
+from lapse.engines import cpu
+from lapse.engines.cpu import CPU
 from lapse.torch import GRU, LSTM, RNN
 
 
 def test_both_arguments_of_keras() -> None:
     assert lapse.explain(LSTM(64, 128, noise=lapse.KerasDropout(0.5, 0.2))).splitlines() == [
         "LSTM with the noise x:0.5@BFG h:0.2@BFG.",
-        "x:0.5@BFG acts on what it reads of its input:",
+        "x:0.5@BFG acts on the layer input:",
         "    0 with probability 0.5, and what is kept is multiplied by 2;",
-        "    drawn once per sequence, apart for each sample, feature, gate, a mask of "
+        "    drawn once per sequence, independently for each sample, feature, gate, as a mask of "
         "(batch, 1, 4, 64);",
-        "    in evaluation left as it is.",
-        "h:0.2@BFG acts on what it reads of its hidden state, where that meets the recurrent "
-        "kernel:",
+        "    in evaluation unchanged.",
+        "h:0.2@BFG acts on the hidden state, as the recurrent kernel reads it:",
         "    0 with probability 0.2, and what is kept is multiplied by 1.25;",
-        "    drawn once per sequence, apart for each sample, feature, gate, a mask of "
+        "    drawn once per sequence, independently for each sample, feature, gate, as a mask of "
         "(batch, 1, 4, 128);",
-        "    in evaluation left as it is.",
-        f"Runs on the C++ kernel ({instruction_set()}), for nothing keeps it from running.",
+        "    in evaluation unchanged.",
+        f"Runs on {CPU.title}, because nothing prevents it.",
+        "A single step in evaluation runs on PyTorch's own kernel, because it has the least "
+        "overhead for so short a call.",
     ]
 
 
@@ -45,16 +46,19 @@ def test_both_arguments_of_keras() -> None:
         ("state:0.1@BT>prev", ["all carried states, with one coin", "(batch, timesteps, 1, 1)"]),
         ("x:0.4@BT[5]!none", ["0 with probability 0.4;", "in spans of 1 to 5 steps"]),
         ("x:0.4@BT/3", ["every 3 steps"]),
-        ("x:0.4@BF[2]", ["once per sequence, in spans of 1 to 2 features, apart for each sample,"]),
-        ("g:0.2@BTF~concrete", ["between 0 and 1 (concrete)", "with probability 0.2 the lower one",
+        ("x:0.4@BF[2]", ["once per sequence, in spans of 1 to 2 features, independently for each "
+                         "sample,"]),
+        ("g:0.2@BTF~concrete", ["between 0 and 1 (concrete)",
+                                "near the lower one with probability 0.2",
                                 "multiplied by 0.8"]),
         ("x:.5@BF x:.5@BF", ["the noise x:0.5@BF x:0.5@BF."]),
         ("h:0.4@BT~0.25F", ["anew with probability 0.25 at each step"]),
-        ("U:0.3@IO", ["its recurrent kernel:", "multiplied by 1.43", "once per call",
-                      "apart for each row, column", "(5, 20)"]),
-        ("W:0.3@O", ["its kernel:", "(1, 20)"]),
-        ("y:0.2@BF~gauss", ["its output", "numbers (gauss) of mean 1 and variance 0.25"]),
-        ("g:0.1@F", ["the candidate", "once per call, apart for each feature", "(1, 1, 1, 5)",
+        ("U:0.3@IO", ["the recurrent kernel:", "multiplied by 1.43", "once per call",
+                      "independently for each row, column", "(5, 20)"]),
+        ("W:0.3@O", ["the kernel:", "(1, 20)"]),
+        ("y:0.2@BF~gauss", ["the layer output", "numbers (gauss) of mean 1 and variance 0.25"]),
+        ("g:0.1@F", ["the candidate", "once per call, independently for each feature",
+                      "(1, 1, 1, 5)",
                      "multiplied by 0.9"]),
     ],
 )  # fmt: skip
@@ -71,7 +75,7 @@ def test_shapes_are_those_of_the_masks(cell: Cell, name: str) -> None:
     kinds = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
     layer = kinds[cell.name](3, 5, noise=NOISE[name])
     text = lapse.explain(layer)
-    drawn = masks.draw(layer.plans()[0][0], 1, batch=2, timesteps=7, features=3, units=5)
+    drawn = drawing.draw(layer.plans()[0][0], 1, batch=2, timesteps=7, features=3, units=5)
     found = dict(re.findall(r"^(\S+) acts on .*\n.*\n.*a mask of \((.*)\);$", text, flags=re.M))
     assert set(found) == {str(one.term) for _, draws in layer.plans()[0][0].slots for one in draws}
     for slot, draws in layer.plans()[0][0].slots:
@@ -86,30 +90,44 @@ def test_a_stack_says_what_each_layer_has() -> None:
     lines = lapse.explain(stack).splitlines()
     assert (
         lines[1]
-        == "2 layers and 2 directions, with masks of their own; sizes are those of the first."
+        == "2 layers and 2 directions, with masks of their own; the shapes are those of the first."
     )
     assert lines[2] == "Layers after the first have x:0.2@BTF besides, from dropout=."
     assert lapse.explain(GRU(3, 5, bidirectional=True)).splitlines()[1].startswith("2 directions,")
 
 
-def test_the_kernel_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def last(layer: Any) -> str:
-        return lapse.explain(layer).splitlines()[-1]
+def test_the_engine_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(layer: Any) -> list[str]:
+        return [line for line in lapse.explain(layer).splitlines() if "runs on" in line.lower()]
 
-    plain = "Runs on the plain loop, for the C++ kernel can't run here: "
-    assert last(RNN(3, 4, nonlinearity="relu")) == plain + "its activations are tanh and sigmoid."
-    assert last(LSTM(3, 4).double()) == plain + "it computes in float32, and was given float64."
-    assert "the device meta" in last(LSTM(3, 4, device="meta"))
-    asked = last(LSTM(3, 4, kernel="reference"))
-    assert asked == "Runs on the plain loop, for kernel=reference asks for it."
-    forced = last(LSTM(3, 4, kernel="cpu").to(torch.float64))
-    assert forced.startswith("Can't run: kernel=cpu asks for the C++ kernel") and "auto" in forced
-    monkeypatch.setattr(dispatch, "extension", lambda: None)
-    assert "installed without a C++ compiler" in last(GRU(3, 4))
+    assert said(LSTM(3, 4)) == [
+        f"Runs on {CPU.title}, because nothing prevents it.",
+        "A single step in evaluation runs on PyTorch's own kernel, because it has the least "
+        "overhead for so short a call.",
+    ]
+    noise = {"noise": "h:.5@BF"}
+    plain = (
+        "Runs on the plain loop, because PyTorch's own kernel can't run here: the mask of h acts "
+    )
+    (usual, _) = said(RNN(3, 4, nonlinearity="relu", **noise))
+    assert usual.startswith(plain) and usual.endswith("their activations are tanh and sigmoid.")
+    (usual, _) = said(LSTM(3, 4, **noise).double())
+    assert usual.endswith("they compute in float32, and were given float64.")
+    (usual,) = said(LSTM(3, 4).double())
+    assert usual.startswith("Runs on PyTorch's own kernel, because the C++ kernels")
+    assert "the device meta" in said(LSTM(3, 4, device="meta"))[0]
+    (asked,) = said(LSTM(3, 4, engine="reference"))
+    assert asked == "Runs on the plain loop, because engine='reference' asks for it."
+    forced = lapse.explain(LSTM(3, 4, engine="cpu").to(torch.float64)).splitlines()[-1]
+    assert (
+        forced.startswith("Can't run: engine='cpu' asks for the C++ kernels") and "auto" in forced
+    )
+    monkeypatch.setattr(cpu, "extension", lambda: None)
+    assert "installed without a C++ compiler" in said(GRU(3, 4, **noise))[0]
 
 
 def test_what_is_no_layer_of_lapse() -> None:
-    with pytest.raises(LapseError, match="LSTM is no recurrent layer of lapse; explain takes"):
+    with pytest.raises(LapseError, match="LSTM is not a recurrent layer of lapse; explain takes"):
         lapse.explain(torch.nn.LSTM(3, 4))
 
 
@@ -123,6 +141,6 @@ def test_what_is_no_layer_of_lapse() -> None:
 )
 def test_sizes_of_c_and_h_are_not_confused(noise: str, term: str) -> None:
     """Whichever term is first; h is a projection of 3 numbers."""
-    said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, kernel="reference"))
+    said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, engine="reference"))
     (mask,) = re.findall(rf"{re.escape(term)} acts on .*?a mask of (.*?);", said, re.DOTALL)
     assert mask == "(batch, timesteps, 1, 7) for c and (batch, timesteps, 1, 3) for h"

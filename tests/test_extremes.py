@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from catalog import CELLS, Cell, problem
+from lapse.backends import callbacks
 from lapse.core import cells
-from lapse.core.cells import Weights
-from lapse.core.plan import STATES, Masks
-from lapse.kernels import addresses, host
-from lapse.kernels.cpu import extension
-from lapse.kernels.layer import Flags, Inputs
-from lapse.torch import GRU, LSTM, fused, plain
+from lapse.core.masks import Masks
+from lapse.core.plan import STATES
+from lapse.core.weights import Weights
+from lapse.engines.cpu import pointers
+from lapse.engines.cpu.loading import extension
+from lapse.engines.layer import Flags, Inputs
+from lapse.torch import GRU, LSTM
+from torch_support import on_cpu, reference
 
 LSTM_CELL = CELLS[0]
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
@@ -47,13 +50,13 @@ def activations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         h_mask=None,
         slots=[None] * 8,
     )
-    gates = host.Forward(Flags("LSTM", True, False), (1.0,) * 10)(inputs).saved[0]
+    gates = callbacks.Forward("cpu", Flags("LSTM", True, False), (1.0,) * 10)(inputs).saved[0]
     return gates[:, 0], gates[:, 2]
 
 
 @pytest.fixture
 def on(isa: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(addresses, "instruction_set", lambda: isa)
+    monkeypatch.setattr(pointers, "instruction_set", lambda: isa)
     yield
 
 
@@ -94,10 +97,10 @@ class TestActivations:
     def test_saturated_units_have_no_gradient(self) -> None:
         """A derivative of 5e-7 times inputs of 1e6 would drown those of the other units."""
         torch.manual_seed(0)
-        layer = GRU(5, 7, kernel="cpu")
+        layer = GRU(5, 7, engine="cpu")
         x = torch.randn(9, 3, 5)
         x[:, 1] *= 1e6
-        exact = GRU(5, 7, kernel="reference").double()
+        exact = GRU(5, 7, engine="reference").double()
         exact.load_state_dict(layer.state_dict())
         for one, values in ((layer, x), (exact, x.double())):
             one(values)[0].sum().backward()
@@ -112,7 +115,7 @@ def ones(*shape: int) -> Tensor:
 
 def open_gate() -> LSTM:
     """It remembers c: the forget gate is open, the input gate is shut."""
-    layer = LSTM(1, 3, kernel="cpu")
+    layer = LSTM(1, 3, engine="cpu")
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
@@ -127,7 +130,6 @@ def coins(units: int) -> np.ndarray:
 
 def unrolled(run: Any, cell: Cell, given: Any, state: tuple, masks: Masks) -> list[np.ndarray]:
     """The last states after one step in float32."""
-    library = {"library": cells.NUMPY} if run is cells.unroll else {}
     make = np.asarray if run is cells.unroll else torch.tensor
 
     def single(array: Any) -> Any:
@@ -141,17 +143,12 @@ def unrolled(run: Any, cell: Cell, given: Any, state: tuple, masks: Masks) -> li
             Masks(*(single(mask) if isinstance(mask, np.ndarray) else mask for mask in masks)),
             initial_state=tuple(map(single, state)),
             reset_after=cell.reset_after,
-            **library,
         )
     return [np.asarray(part) for part in last]
 
 
-def of_plain(*arguments: Any, **options: Any) -> Any:
-    return cells.unroll(*arguments, **options, library=plain.LIBRARY)
-
-
 RUN = pytest.mark.parametrize(
-    "run", [fused.unroll, of_plain, cells.unroll], ids=["kernel", "PyTorch", "NumPy"]
+    "run", [on_cpu, reference, cells.unroll], ids=["kernel", "PyTorch", "NumPy"]
 )
 
 
@@ -208,7 +205,7 @@ def test_a_coin_that_is_given_has_a_gradient(cell: Cell) -> None:
     weights = Weights(*(None if w is None else torch.tensor(w) for w in given.weights))
 
     def last(mask: Any) -> Tensor:
-        _, state = of_plain(
+        _, state = reference(
             cell.name,
             torch.tensor(given.x),
             weights,

@@ -21,15 +21,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
-from catalog import CELLS, LAYERS, Cell, Problem, problem, quiet_plan
-from lapse.core import masks as drawing
-from lapse.core.cells import NUMPY, Weights, unroll
-from lapse.core.plan import Masks
-from lapse.kernels import addresses
-from lapse.kernels.cpu import extension
-from lapse.torch import fused
-from lapse.torch.drawing import draw_seed
-from lapse.torch.plain import LIBRARY
+from catalog import CELLS, LAYERS, Cell, Problem, problem
+from lapse.backends.torch import BACKEND
+from lapse.backends.torch.drawing import new_seed
+from lapse.core import drawing
+from lapse.core.cells import unroll
+from lapse.core.masks import Masks
+from lapse.core.noise import collect
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import plan
+from lapse.core.weights import Weights
+from lapse.engines.cpu import pointers
+from lapse.engines.cpu.loading import extension
 from strategies import in_parts, lengths, noises, seeds, share, sizes
 from torch_support import (
     arrays_of,
@@ -37,6 +40,7 @@ from torch_support import (
     doubled,
     flat,
     masks_of,
+    on_cpu,
     on_torch,
     one_thread,  # noqa: F401  for every test here
     poisoned,  # noqa: F401  for every test here
@@ -84,6 +88,14 @@ class Call:
     seed: int
 
 
+def stays_outside(noise: str, recurrent_dropout: float) -> bool:
+    """Whether no mask acts inside the recurrence, nor differs on h between samples or steps."""
+    terms = collect(noise)
+    of_h = [term for term in terms if term.site == "h"]
+    outside = all(term.site in ("x", "y", "W", "U", "h") for term in terms)
+    return outside and not recurrent_dropout and not any({*t.axes} & {"B", "T"} for t in of_h)
+
+
 @st.composite
 def calls(draw: st.DrawFn, layer: str) -> Call:
     """A call that PyTorch and lapse allow."""
@@ -100,7 +112,7 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
     if options.get("proj_size", 0) >= options["hidden_size"]:
         options["proj_size"] = 0  # as PyTorch has it
     if options["dtype"] == "float64" or options.get("proj_size"):
-        options["kernel"] = "auto"  # the C++ kernel says that it can't
+        options["engine"] = "auto"  # the C++ kernels say that they can't
     if options["num_layers"] == 1:
         options["dropout"] = 0.0  # PyTorch warns that it does nothing
     room = {
@@ -111,10 +123,13 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
     layouts = ["batch", "lengths"]
     layouts += ["packed"] if batch else []
     layouts += ["single"] if batch == 1 else []
+    noise = draw(noises(CELL_OF[layer.rpartition(".")[2]], room))
+    if options["engine"] == "native" and not stays_outside(noise, options["recurrent_dropout"]):
+        options["engine"] = "auto"  # PyTorch's own kernel says that it can't
     return Call(
         layer,
         options,
-        draw(noises(CELL_OF[layer.rpartition(".")[2]], room)),
+        noise,
         batch,
         draw(lengths),
         *(draw(st.booleans()) for _ in range(2)),
@@ -144,15 +159,15 @@ def drawn_by_hand(call: Call, module: Any, seed: Any, **changed: Any) -> list[Ma
     drawn = []
     for layer in range(module.num_layers):
         between = f" x:{call.options['dropout']}@BTF" if layer else ""
-        made = quiet_plan(terms + between, module.cell, projected=bool(module.proj_size))
+        made = plan(terms + between, module.cell, projected=bool(module.proj_size))
         outputs = (module.proj_size or module.hidden_size) * directions
         features = outputs if layer else module.input_size
         for direction in range(directions):
             own = {"features": features, "layer": layer, "direction": direction}
             drawn.append(
-                drawing.expected(made)
+                made.expected
                 if seed is None
-                else doubled(drawing.draw(made, seed, packed=True, **{**sizes, **own, **changed}))
+                else doubled(drawing.draw(made, seed, compact=True, **{**sizes, **own, **changed}))
             )
     return drawn
 
@@ -164,7 +179,7 @@ def start(call: Call, module: Any) -> tuple[Any, Any]:
         return module.draw_masks(call.batch, call.timesteps, seed=call.seed), call.seed
     if not call.training:
         return None, None
-    words = draw_seed(source.manual_seed(call.seed)).tolist()
+    words = new_seed(source.manual_seed(call.seed)).tolist()
     source.manual_seed(call.seed)
     return None, words
 
@@ -209,24 +224,24 @@ class Given:
     def oracle(self, module: Any, masks: list[Masks], near: Callable | None = None) -> list:
         """What comes out, by NumPy; with `near` by PyTorch, and all gradients."""
         arrays: list[Any] = [self.x, *self.states, *self.parameters.values()]
-        running, library, relu = self.running, NUMPY, lambda array: np.maximum(array, 0)
+        running, backend, relu = self.running, NUMPY, lambda array: np.maximum(array, 0)
         if near is not None:
             arrays = [torch.tensor(near(array), requires_grad=True) for array in arrays]
-            running, library, relu = on_torch(running), LIBRARY, torch.relu
+            running, backend, relu = on_torch(running), BACKEND, torch.relu
             masks = [Masks(*map(on_torch, one)) for one in masks]
-        if getattr(module, "nonlinearity", "tanh") == "relu":
-            library = library._replace(tanh=relu)
+        is_relu = getattr(module, "nonlinearity", "tanh") == "relu"
         x, states = arrays[0], arrays[1 : 1 + len(self.states)]
         parameters = dict(zip(self.parameters, arrays[1 + len(states) :], strict=True))
         found = stacked(
             module.cell,
             x,
-            weights_of(module, parameters, library),
+            weights_of(module, parameters, backend),
             masks,
             directions=1 + module.bidirectional,
             states=states or None,
             running=running,
-            library=library,
+            backend=backend,
+            activation=relu if is_relu else None,
         )
         if near is None:
             return found
@@ -288,7 +303,7 @@ def test_a_module_is_the_oracle(layer: str, part: int, data: st.DataObject) -> N
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A call of `fused.unroll`."""
+    """A call of `on_cpu`."""
 
     noise: str
     batch: int
@@ -336,7 +351,7 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
     call = data.draw(kernel_calls(cell))
     sizes = {n: getattr(call, n) for n in ("batch", "timesteps", "features", "units", "bias")}
     numbers = rounded(problem(cell, **sizes, seed=call.seed), call.state)
-    masks = drawing.expected(quiet_plan(call.noise, cell))
+    masks = plan(call.noise, cell.name).expected
     if call.masks != "constants":
         masks = masks_of(cell, call.noise, numbers, packed=call.masks == "coins", seed=call.seed)
     running = None
@@ -355,9 +370,9 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
         return results(reference, cell, moved, masks, torch.float64, **options)
 
     with pytest.MonkeyPatch.context() as forced, threads(call.threads):
-        forced.setattr(addresses, "shares_units", lambda *_: call.shares_units)
-        forced.setattr(addresses, "instruction_set", lambda: call.instructions)
-        found = results(fused.unroll, cell, numbers, masks, torch.float32, **options)
+        forced.setattr(pointers, "shares_units", lambda *_: call.shares_units)
+        forced.setattr(pointers, "instruction_set", lambda: call.instructions)
+        found = results(on_cpu, cell, numbers, masks, torch.float32, **options)
     y, last = unroll(
         cell.name,
         numbers.x,

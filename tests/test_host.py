@@ -10,27 +10,44 @@ import torch
 
 from catalog import CELLS, Cell, problem
 from lapse import LapseError
-from lapse.kernels import addresses, host
-from lapse.kernels.cpu import extension
-from lapse.kernels.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
-from lapse.kernels.memory import NUMPY
-from lapse.torch import ops
+from lapse.backends import callbacks
+from lapse.backends.torch import operators
+from lapse.backends.torch.operators import Settings
+from lapse.core.numpy_backend import NUMPY, NumpyBackend
+from lapse.engines.cpu import pointers
+from lapse.engines.cpu.loading import extension
+from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
 
 pytestmark = pytest.mark.skipif(extension() is None, reason="installed without a C++ compiler")
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 NAMES = (*Results._fields, *(f"d{name}" for name in Gradients._fields))
+OPTIONS: dict[str, dict[str, bool]] = {
+    "": {},
+    "padded": {"padded": True},
+    "padded, no mask of y": {"padded": True, "masks_y": False},
+    "padded, no states": {"padded": True, "states": False},
+    "no states, no mask of y": {"states": False, "masks_y": False},
+}
 SCALES = (2.0, 1.0, *[1.25] * 8)
 
 
-def inputs(cell: Cell, padded: bool) -> Inputs:
+def with_threads(count: int) -> NumpyBackend:
+    """NumPy's backend with so many threads."""
+    backend = NumpyBackend()
+    backend.threads = lambda: (count, 0)  # type: ignore[method-assign]
+    return backend
+
+
+def inputs(cell: Cell, padded: bool = False, states: bool = True, masks_y: bool = True) -> Inputs:
     """Work for several threads, with masks in bytes and in floats, of each step and of none."""
     given = problem(cell, batch=9, timesteps=63, features=31, units=65, seed=2)
     random = np.random.default_rng(3)
     coins = random.integers(0, 2, (9, 63, 1, 31), dtype=np.uint8)
     slots: list[Any] = [None] * 8
     slots[SLOTS[cell.name].index("k_h")] = random.integers(0, 2, (9, 63, 65), dtype=np.uint8)
-    slots[-1] = random.random((9, 1, 65), np.float32)
-    h0, c0 = (*given.state, None)[:2]
+    mask_y = random.random((9, 1, 65), np.float32)
+    slots[-1] = mask_y if masks_y else None
+    h0, c0 = (*given.state, None)[:2] if states else (None, None)
     made = Inputs(
         x=given.x,
         kernel=given.weights.kernel,
@@ -46,44 +63,43 @@ def inputs(cell: Cell, padded: bool) -> Inputs:
     return made.each(lambda a: a.astype(np.float32) if a is not None and a.dtype == "f8" else a)
 
 
-def by_numpy(flags: Flags, given: Inputs, dh: np.ndarray) -> list[np.ndarray]:
-    made = host.Forward(flags, SCALES)(given)
-    back = host.Backward(flags, SCALES, of_x=True)
+def by_numpy(flags: Flags, given: Inputs, dy: np.ndarray) -> list[np.ndarray]:
+    made = callbacks.Forward("cpu", flags, SCALES)(given)
+    back = callbacks.Backward("cpu", flags, SCALES, of_x=True)
     last_c = None if flags.cell != "LSTM" else made.last_c
-    return [*made, *back(given, made.h, made.c, made.saved, made.last_h, last_c, dh)]
+    return [*made, *back(given, made.h, made.c, made.saved, made.last_h, last_c, dy)]
 
 
-def by_pytorch(flags: Flags, given: Inputs, dh: np.ndarray) -> list[torch.Tensor]:
-    *arrays, slots = given.each(lambda a: None if a is None else torch.from_numpy(a))
-    made = ops.forward(*flags, *arrays, slots, SCALES)
+def by_pytorch(flags: Flags, given: Inputs, dy: np.ndarray) -> list[torch.Tensor]:
+    on_torch = given.each(lambda a: None if a is None else torch.from_numpy(a))
+    places, arrays = on_torch.flat()
+    made = operators.forward(Settings("cpu", *flags, SCALES, places), arrays)
     last_h, last_c, h, c, saved, _ = made
-    without_bias = [*arrays[:3], *arrays[4:]]
-    of_c = last_c if flags.cell == "LSTM" else None
-    dh = torch.from_numpy(dh)
-    return [
-        *made,
-        *ops.backward(
-            *flags, *without_bias, slots, SCALES, h, c, saved, last_h, of_c, dh, True, False
-        ),
-    ]  # fmt: skip
+    places, arrays = on_torch._replace(bias=None).flat()
+    gradients = {0: last_h, 2: torch.from_numpy(dy)}
+    if flags.cell == "LSTM":
+        gradients[1] = last_c
+    settings = Settings("cpu", *flags, SCALES, places)
+    return [*made, *operators.backward(settings, [*arrays, h, c, saved], gradients, True, False)]
 
 
 @pytest.mark.parametrize("share", ["samples", "units"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @CELL
 def test_any_number_of_threads_gives_pytorchs_bits(
-    cell: Cell, padded: bool, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, options: dict, threads: int, share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags, given = Flags(cell.name, cell.reset_after, padded), inputs(cell, padded)
+    given = inputs(cell, **options)
+    flags = Flags(cell.name, cell.reset_after, reverse="padded" in options)
     dh = np.random.default_rng(4).normal(size=(63, 9, 65)).astype(np.float32)
     expected = by_pytorch(flags, given, dh)
-    monkeypatch.setattr(host, "NUMPY", NUMPY._replace(pool=lambda: (threads, 0)))
-    monkeypatch.setattr(addresses, "shares_units", lambda *_: share == "units" and threads > 1)
+    monkeypatch.setattr(callbacks, "NUMPY", with_threads(threads))
+    monkeypatch.setattr(pointers, "shares_units", lambda *_: share == "units" and threads > 1)
     found = by_numpy(flags, given, dh)
     running = None if given.running is None else given.running.T[..., None]
     for name, one, other in zip(NAMES, found, expected, strict=True):
-        if running is not None and name in ("saved", "y"):  # nothing is written in padding
+        if running is not None and name == "saved":  # undefined in padding
             one, other = np.where(running, one, 0), torch.where(torch.tensor(running), other, 0)
         np.testing.assert_array_equal(one, other.numpy(), name)
 
@@ -91,8 +107,8 @@ def test_any_number_of_threads_gives_pytorchs_bits(
 def test_arrays_that_lie_otherwise_are_taken() -> None:
     """Turned around, read only, every other number of another."""
     cell = CELLS[0]
-    flags, given = Flags(cell.name, True, False), inputs(cell, False)
-    expected = host.Forward(flags, SCALES)(given).h
+    flags, given = Flags(cell.name, True, False), inputs(cell)
+    expected = callbacks.Forward("cpu", flags, SCALES)(given).h
 
     def apart(array: np.ndarray | None) -> np.ndarray | None:
         if array is None:
@@ -102,22 +118,25 @@ def test_arrays_that_lie_otherwise_are_taken() -> None:
         turned.setflags(write=False)
         return turned
 
-    np.testing.assert_array_equal(host.Forward(flags, SCALES)(given.each(apart)).h, expected)
+    np.testing.assert_array_equal(
+        callbacks.Forward("cpu", flags, SCALES)(given.each(apart)).h, expected
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:
     cell = CELLS[0]
-    flags, given = Flags(cell.name, True, False), inputs(cell, False)
+    flags, given = Flags(cell.name, True, False), inputs(cell)
     for wrong in (
         given._replace(h0=given.h0[:1]),
         given._replace(kernel=given.kernel.astype(np.float64)),
         given._replace(running=np.ones((9, 63), np.uint8)),
         given._replace(c0=None),
+        given._replace(h0=None),
     ):
-        with pytest.raises(LapseError, match="the LSTM kernel needs"):
-            host.Forward(flags, SCALES)(wrong)
+        with pytest.raises(LapseError, match="needs"):
+            callbacks.Forward("cpu", flags, SCALES)(wrong)
 
 
 def test_as_many_threads_as_processors() -> None:
-    threads, parallel_for = NUMPY.pool()
+    threads, parallel_for = NUMPY.threads()
     assert threads >= 1 and parallel_for == 0

@@ -12,16 +12,19 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem, quiet_plan
+from catalog import CASE_IDS, CASES, CELLS, NOISE, Cell, distance, problem
 from lapse import LapseError, PlainLoopWarning
-from lapse.core import masks as drawing
-from lapse.core.cells import Weights
-from lapse.core.plan import Coins, Fleeting, Masks
-from lapse.kernels import addresses, dispatch
-from lapse.kernels.cpu import extension, instruction_set
-from lapse.kernels.layer import parts
-from lapse.torch import GRU, LSTM, RNN, autograd, fused, memory, ops, stack
-from torch_support import masks_of, poisoned, reference, results, tensor  # noqa: F401
+from lapse.backends.torch import BACKEND, autograd, operators, private
+from lapse.core.masks import Coins, Masks, Redrawn
+from lapse.core.plan import plan
+from lapse.core.weights import Weights
+from lapse.engines import ENGINES, choice, cpu
+from lapse.engines.cpu import pointers
+from lapse.engines.cpu.loading import extension, instruction_set
+from lapse.engines.interface import Engine
+from lapse.engines.layer import Inputs, parts, writes_outputs
+from lapse.torch import GRU, LSTM, RNN
+from torch_support import masks_of, on_cpu, poisoned, reference, results, tensor  # noqa: F401
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 TOLERANCE = 1e-5  # float32 against float64, relative to the largest entry or to 1
@@ -54,7 +57,7 @@ def check(
 ) -> None:
     running = None if running is None else torch.tensor(running)
     options = {"running": running, "reverse": reverse}
-    found = results(fused.unroll, cell, given, masks, torch.float32, **options)
+    found = results(on_cpu, cell, given, masks, torch.float32, **options)
     expected = results(reference, cell, given, masks, torch.float64, **options)
     assert len(found) == len(expected)
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
@@ -74,8 +77,8 @@ def paddings(batch: int, timesteps: int) -> dict[str, np.ndarray]:
 def test_training_and_evaluation_are_the_plain_loop_s(cell: Cell, name: str) -> None:
     given = problem(cell, units=7, batch=5)
     check(cell, given, masks_of(cell, NOISE[name], given))
-    check(cell, given, masks_of(cell, NOISE[name], given, packed=True))
-    check(cell, given, drawing.expected(quiet_plan(NOISE[name], cell)))
+    check(cell, given, masks_of(cell, NOISE[name], given, compact=True))
+    check(cell, given, plan(NOISE[name], cell.name).expected)
 
 
 @CELL
@@ -89,7 +92,7 @@ def test_padding_in_both_directions(cell: Cell, padding: str, reverse: bool, noi
     running[3] = False
     dirty = given._replace(x=np.where(running[..., None], given.x, np.nan))
     masks = masks_of(cell, EVERYTHING.get(noise and cell.name, "") if noise == "everything"
-                     else noise, given, packed=True)  # fmt: skip
+                     else noise, given, compact=True)  # fmt: skip
     check(cell, dirty, masks, running, reverse=reverse)
 
 
@@ -113,7 +116,7 @@ def test_long_stretches_of_nothing_but_padding(
 @pytest.mark.filterwarnings("ignore:.*forgets at evaluation")
 def test_coins_at_each_step_in_every_slot(cell: Cell, padding: str | None) -> None:
     given = problem(cell, units=17, batch=5, timesteps=6)
-    masks = masks_of(cell, ALL_AT_EACH_STEP[cell.name], given, packed=True)
+    masks = masks_of(cell, ALL_AT_EACH_STEP[cell.name], given, compact=True)
     assert sum(isinstance(mask, Coins) for mask in masks) >= 5
     check(cell, given, masks, None if padding is None else paddings(5, 6)[padding])
 
@@ -129,8 +132,8 @@ def test_backwards(cell: Cell) -> None:
         return mask[:, ::-1].copy() if mask is not None and mask.ndim == 4 else mask
 
     around = given._replace(x=given.x[:, ::-1].copy())
-    once = results(fused.unroll, cell, given, masks, torch.float32, reverse=True)
-    other = results(fused.unroll, cell, around, Masks(*map(turned, masks)), torch.float32)
+    once = results(on_cpu, cell, given, masks, torch.float32, reverse=True)
+    other = results(on_cpu, cell, around, Masks(*map(turned, masks)), torch.float32)
     assert torch.equal(once[1], other[1])  # the last state; the rest is weighed by its place
     assert torch.equal(once[0], other[0].flip(1))
 
@@ -147,7 +150,7 @@ def test_sizes(
 ) -> None:
     """Rows, vectors and panels that are full, nearly full, and one too many."""
     given = problem(cell, batch=batch, timesteps=timesteps, features=features, units=units)
-    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, compact=True)
     check(cell, given, masks)
     check(cell, given, masks, paddings(batch, timesteps)["behind"], reverse=True)
 
@@ -157,11 +160,13 @@ def test_sizes(
 def test_every_instruction_set_that_runs_here(
     cell: Cell, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "instruction_set", lambda: isa)
+    monkeypatch.setattr(pointers, "instruction_set", lambda: isa)
     given = problem(cell, batch=8, units=39)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
-    check(cell, given, masks, paddings(8, 5)["holes"])
-    check(cell, given, Masks())
+    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
+    for padding in (None, *paddings(8, 5).values()):
+        check(cell, given, masks, padding, reverse=True)
+        check(cell, given, Masks(), padding)
+        check(cell, given._replace(state=()), Masks(), padding)
 
 
 @CELL
@@ -174,7 +179,7 @@ def test_long_sequences_stay_together(cell: Cell, bias: bool) -> None:
 @pytest.fixture(params=["samples", "units"])
 def sharing(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What threads share: forced, for sizes as small as these are no reason to share units."""
-    monkeypatch.setattr(addresses, "shares_units", lambda *_: request.param == "units")
+    monkeypatch.setattr(pointers, "shares_units", lambda *_: request.param == "units")
 
 
 @CELL
@@ -187,7 +192,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 ) -> None:
     given = problem(cell, batch=batch, timesteps=7, features=features, units=units)
     text = EVERYTHING[cell.name] if noise == "everything" else noise
-    masks = masks_of(cell, text, given, packed=True)
+    masks = masks_of(cell, text, given, compact=True)
     running = None if padding is None else paddings(batch, 7)[padding]
     before = torch.get_num_threads()
     try:
@@ -195,7 +200,7 @@ def test_any_number_of_threads_gives_the_same_bits(
         for threads in (1, 2, 2, 3, 8):
             torch.set_num_threads(threads)
             options = {"running": None if running is None else torch.tensor(running)}
-            runs.append(results(fused.unroll, cell, given, masks, torch.float32, **options))
+            runs.append(results(on_cpu, cell, given, masks, torch.float32, **options))
             check(cell, given, masks, running, reverse=True)
     finally:
         torch.set_num_threads(before)
@@ -204,27 +209,111 @@ def test_any_number_of_threads_gives_the_same_bits(
             assert torch.equal(one, two)
 
 
-def test_what_threads_share() -> None:
-    """Samples, unless there are few of them and the weights are large."""
-    mebibyte = 2**18
-    assert not addresses.shares_units(1, 5 * mebibyte, threads=1)
-    assert not addresses.shares_units(32, 5 * mebibyte, threads=2)
-    assert addresses.shares_units(31, 5 * mebibyte, threads=2)
-    assert not addresses.shares_units(1, mebibyte, threads=8)
-    assert addresses.shares_units(1, mebibyte + mebibyte // 4, threads=2)
+@CELL
+@pytest.mark.parametrize("padding", ["behind", "in front", "holes"])
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("noise", ["", "y:0.4@BF", "y:0.4@BTF"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.usefixtures("sharing")
+def test_outputs_in_padding(
+    cell: Cell, padding: str, states: bool, noise: str, reverse: bool
+) -> None:
+    """They are those of the real step before, and so get their gradients."""
+    given = problem(cell, batch=7, timesteps=6, units=39)
+    given = given if states else given._replace(state=())
+    running = paddings(7, 6)[padding]
+    running[3] = False
+    masks = masks_of(cell, noise, given, compact=True)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            check(cell, given, masks, running, reverse=reverse)
+    finally:
+        torch.set_num_threads(before)
 
 
 @CELL
-@pytest.mark.parametrize("read", [0, 1, "gates"])
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+def test_gradients_of_the_last_state_alone(cell: Cell, states: bool, reverse: bool) -> None:
+    given = problem(cell)
+    running = torch.tensor(paddings(3, 5)["holes"])
+    found = []
+    for run, dtype in ((on_cpu, torch.float32), (reference, torch.float64)):
+        x, kernel, recurrent, bias, *state = (
+            torch.tensor(a, dtype=dtype, requires_grad=True)
+            for a in (given.x, *given.weights[:3], *(given.state if states else ()))
+        )
+        _, last = run(
+            cell.name, x, Weights(kernel, recurrent, bias), Masks(),
+            initial_state=tuple(state) or None, running=running, reset_after=cell.reset_after,
+            reverse=reverse,
+        )  # fmt: skip
+        loss = last[0].square().sum()
+        found.append(torch.autograd.grad(loss, [x, kernel, recurrent, bias, *state]))
+    for one, other in zip(*found, strict=True):
+        assert distance(one.numpy(), other.numpy()) < TOLERANCE
+
+
+@CELL
 @pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
-def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bool) -> None:
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("masked", [True, False], ids=["mask of y", ""])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.usefixtures("sharing")
+def test_states_and_outputs_are_written_at_every_step(
+    cell: Cell, padded: bool, states: bool, masked: bool, reverse: bool
+) -> None:
+    """New arrays are full of NaN here; y is one where outputs may differ from h."""
+    given = problem(cell, batch=5, timesteps=6, units=39)
+    h0, c0 = (*given.state, None)[:2] if states else (None, None)
+    numbers = (given.x, *given.weights[:2], None, h0, c0)
+    arrays = [None if a is None else torch.tensor(a, dtype=torch.float32) for a in numbers]
+    running = torch.tensor(paddings(5, 6)["holes"]) if padded else None
+    slots = [*[None] * 7, torch.full((5, 1, 39), 0.5) if masked else None]
+    inputs = Inputs(*arrays, running, None, None, slots)
+    assert writes_outputs(inputs) == (masked or (padded and states))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            places, arrays = inputs.flat()
+            flags = (cell.name, cell.reset_after, reverse)
+            found = operators.layer("cpu", *flags, [1.0] * 10, list(places), arrays)
+            last_h, last_c, h, c, _, y = found
+            assert all(array.isfinite().all() for array in (last_h, last_c, h, c, y))
+            assert y.shape == (h.shape if writes_outputs(inputs) else (0,))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_threads_share() -> None:
+    """Samples, unless there are few of them and the weights are large."""
+    mebibyte = 2**18
+    assert not pointers.shares_units(1, 5 * mebibyte, threads=1)
+    assert not pointers.shares_units(32, 5 * mebibyte, threads=2)
+    assert pointers.shares_units(31, 5 * mebibyte, threads=2)
+    assert not pointers.shares_units(1, mebibyte, threads=8)
+    assert pointers.shares_units(1, mebibyte + mebibyte // 4, threads=2)
+
+
+@CELL
+@pytest.mark.parametrize(
+    ("read", "states"), [(0, True), (1, True), ("gates", True), (0, False)],
+    ids=["0", "1", "gates", "no states"],
+)  # fmt: skip
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+def test_the_operator_keeps_pytorch_s_contract(
+    cell: Cell, read: Any, padded: bool, states: bool
+) -> None:
     """Schema, fake kernel and autograd registration, as torch.library.opcheck reads them."""
     given = problem(cell, batch=2, timesteps=3, features=4, units=5)
 
     def leaf(value: Any) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, requires_grad=True)
 
-    h0, c0 = (*map(leaf, given.state), None)[:2]
+    h0, c0 = (*map(leaf, given.state), None)[:2] if states else (None, None)
     mask = torch.ones(2, 1, cell.gates if read == "gates" else 1, 5) if read else None
     slots: list[Tensor | None] = [None] * 8
     slots[6] = torch.full((2, 3, 5), 0.5)
@@ -234,23 +323,13 @@ def test_the_operator_keeps_pytorch_s_contract(cell: Cell, read: Any, padded: bo
     arguments = (leaf(given.x), leaf(given.weights[0]), leaf(given.weights[1]), bias)
     running = torch.tensor([[True] * 3, [True, False, False]]) if padded else None
     scales = [2.0] * (2 + len(slots))
-    full = (
-        cell.name,
-        cell.reset_after,
-        padded,
-        *arguments,
-        h0,
-        c0,
-        running,
-        None,
-        mask,
-        slots,
-        scales,
-    )
+    inputs = Inputs(*arguments, h0, c0, running, None, mask, slots)
+    places, arrays = inputs.flat()
+    full = ("cpu", cell.name, cell.reset_after, padded, scales, list(places), arrays)
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if not padded:  # in padding, what is kept for backward is whatever stood there
         tests.append("test_aot_dispatch_dynamic")
-    torch.library.opcheck(ops.layer, full, test_utils=tests)
+    torch.library.opcheck(operators.layer, full, test_utils=tests)
 
 
 @CELL
@@ -258,11 +337,11 @@ def test_the_operator_and_the_direct_way_around_it_give_the_same_bits(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = problem(cell, units=7)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
-    assert memory.direct(torch.ones(1))
-    direct = results(fused.unroll, cell, given, masks, torch.float32)
+    masks = masks_of(cell, EVERYTHING[cell.name], given, compact=True)
+    assert private.direct(torch.ones(1))
+    direct = results(on_cpu, cell, given, masks, torch.float32)
     monkeypatch.setattr(autograd, "direct", lambda *tensors: False)
-    operator = results(fused.unroll, cell, given, masks, torch.float32)
+    operator = results(on_cpu, cell, given, masks, torch.float32)
     for one, other in zip(direct, operator, strict=True):
         assert torch.equal(one, other)
 
@@ -287,15 +366,16 @@ def test_whoever_looks_at_operators_meets_them() -> None:
     assert "lapse.layer_backward.default" in seen
 
     layer.eval()
-    with pytest.raises(RuntimeError, match="unsupported input list type"):
-        torch.jit.trace(layer, x)  # knows no lists of masks; it must not keep one result instead
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    other = torch.randn(2, 3, 3)  # another input: it must not keep one result instead
+    torch.testing.assert_close(traced(other)[0], layer(other)[0])
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert layer(mode.from_tensor(x))[0].shape == (2, 3, 4)
 
 
 @pytest.mark.parametrize("noise", ["", "x:.5@BF h:.5@BFG y:.5@BF U:.5@IO", FLEETING])
 def test_the_gradient_as_a_transform_and_many_at_once(noise: str) -> None:
-    layer, x = LSTM(3, 4, noise=noise, kernel="cpu"), torch.randn(2, 3, 3)
+    layer, x = LSTM(3, 4, noise=noise, engine="cpu"), torch.randn(2, 3, 3)
     torch.manual_seed(3)
     found = torch.func.grad(lambda x: layer(x)[0].sum())(x)
     x.requires_grad_()
@@ -310,7 +390,7 @@ def test_the_gradient_as_a_transform_and_many_at_once(noise: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
-    layer = LSTM(3, 4, noise="x:.3@BF U:.3@IO y:.3@BTF x:.5@BTF~gauss", kernel="cpu")
+    layer = LSTM(3, 4, noise="x:.3@BF U:.3@IO y:.3@BTF x:.5@BTF~gauss", engine="cpu")
     x = torch.randn(2, 5, 3, requires_grad=True)
     found = []
     for default in (torch.float32, dtype):
@@ -380,15 +460,15 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
     ours: Any, noise: str, padded: bool, create_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = torch.tensor([5, 2, 3]) if padded else None
-    alive, draw = [], stack.draw
+    alive, draw = [], BACKEND.draw
 
     def watched(*arguments: Any, **sizes: Any) -> Masks:
         masks = draw(*arguments, **sizes)
-        alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Fleeting))
+        alive.extend(weakref.ref(mask.numbers) for mask in masks if isinstance(mask, Redrawn))
         return masks
 
-    monkeypatch.setattr(stack, "draw", watched)
-    layer, x = ours(4, 7, batch_first=True, noise=noise, kernel="cpu"), torch.randn(3, 5, 4)
+    monkeypatch.setattr(BACKEND, "draw", watched)
+    layer, x = ours(4, 7, batch_first=True, noise=noise, engine="cpu"), torch.randn(3, 5, 4)
     x.requires_grad_()
     leaves = [x, *layer.parameters()]
     torch.manual_seed(5)
@@ -397,7 +477,7 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
     found = torch.autograd.grad(y.square().sum(), leaves, create_graph=create_graph)
     torch.manual_seed(5)
     kept = layer.draw_masks(3, 5)
-    assert kept.h.shape[1] == 5 and not any(isinstance(mask, Fleeting) for mask in kept)
+    assert kept.h.shape[1] == 5 and not any(isinstance(mask, Redrawn) for mask in kept)
     expected = layer(x, masks=kept, lengths=lengths)[0]
     assert torch.equal(y, expected)
     for one, other in zip(
@@ -410,22 +490,24 @@ def test_noise_that_is_drawn_again_for_backward_is_not_kept(
 
 @CELL
 @pytest.mark.parametrize("padding", [None, "in front"], ids=["", "padded"])
-def test_second_derivatives(cell: Cell, padding: str | None) -> None:
+@pytest.mark.parametrize("states", [True, False], ids=["states", "no states"])
+@pytest.mark.parametrize("noise", ["", "everything"])
+def test_second_derivatives(cell: Cell, padding: str | None, states: bool, noise: str) -> None:
     """Those of a gradient penalty, which take the plain loop."""
     given = problem(cell, units=5)
-    masks = masks_of(cell, EVERYTHING[cell.name], given, packed=True)
+    masks = masks_of(cell, EVERYTHING[cell.name] if noise else "", given, compact=True)
     running = None if padding is None else torch.tensor(paddings(3, 5)[padding])
     found = []
-    for run, dtype in ((fused.unroll, torch.float32), (reference, torch.float64)):
+    for run, dtype in ((on_cpu, torch.float32), (reference, torch.float64)):
         leaves = [
             torch.tensor(a, dtype=dtype, requires_grad=True)
-            for a in (given.x, *given.weights[:3], *given.state)
+            for a in (given.x, *given.weights[:3], *(given.state if states else ()))
         ]
         x, kernel, recurrent, bias, *state = leaves
         weights = Weights(kernel, recurrent, bias)
         torch_masks = Masks(*(tensor(mask, dtype) for mask in masks))
         y, last = run(
-            cell.name, x, weights, torch_masks, initial_state=tuple(state), running=running,
+            cell.name, x, weights, torch_masks, initial_state=tuple(state) or None, running=running,
             reset_after=cell.reset_after, reverse=True,
         )  # fmt: skip
         loss = (y**2).sum() + sum((part**3).sum() for part in last)
@@ -436,52 +518,63 @@ def test_second_derivatives(cell: Cell, padding: str | None) -> None:
         assert distance(one.detach().numpy(), other.detach().numpy()) < 1e-4
 
 
+def single(array: Any) -> Tensor:
+    return torch.tensor(array, dtype=torch.float32)
+
+
 @CELL
 def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> None:
     given = problem(cell, batch=2, timesteps=3, features=4, units=5)
-    x, kernel, recurrent = (
-        torch.tensor(a, dtype=torch.float32) for a in (given.x, *given.weights[:2])
-    )
-    h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
+    x, kernel, recurrent = map(single, (given.x, *given.weights[:2]))
+    h0, c0 = (*map(single, given.state), None)[:2]
     mask = torch.ones(2, 3, 5)
     no = [None] * 7
-    right = (
-        cell.name, cell.reset_after, False, x, kernel, recurrent, None, h0, c0, None,
-        None, mask[:, :, None], [*no, mask], [1.0] * 10,
-    )  # fmt: skip
-    ops.layer(*right)
+    right = Inputs(x, kernel, recurrent, None, h0, c0, None, None, mask[:, :, None], [*no, mask])
+
+    def run(inputs: Inputs) -> None:
+        places, arrays = inputs.flat()
+        flags = (cell.name, cell.reset_after, False)
+        operators.layer("cpu", *flags, [1.0] * 10, list(places), arrays)
+
+    run(right)
     wrong = {
-        3: x[..., :3], 4: kernel[:, 1:], 5: recurrent[:, 1:],
-        6: torch.ones(5 * parts(cell.name, cell.reset_after) - 1), 7: h0[:1],
-        8: None if cell.name == "LSTM" else h0,
-        9: torch.tensor([3, 2]), 10: mask[:, :, None], 11: mask[:, :2, None],
-        12: [*no, mask.double()],
+        "x": x[..., :3], "kernel": kernel[:, 1:], "recurrent_kernel": recurrent[:, 1:],
+        "bias": torch.ones(5 * parts(cell.name, cell.reset_after) - 1), "h0": h0[:1],
+        "c0": None if cell.name == "LSTM" else h0, "running": torch.tensor([3, 2]),
+        "x_mask": mask[:, :, None], "h_mask": mask[:, :2, None], "slots": [*no, mask.double()],
     }  # fmt: skip
-    for place, value in wrong.items():
-        arguments = list(right)
-        arguments[place] = value
-        with pytest.raises(LapseError, match="kernel needs"):
-            ops.layer(*arguments)
+    for name, value in wrong.items():
+        with pytest.raises(LapseError, match=r"needs|which a"):
+            run(right._replace(**{name: value}))
 
 
 @CELL
 def test_what_does_not_fit_is_refused_by_backward_too(cell: Cell) -> None:
     given = problem(cell, batch=2, timesteps=3, features=4, units=5)
-    x, *matrices = (torch.tensor(a, dtype=torch.float32) for a in (given.x, *given.weights[:2]))
-    h0, c0 = (*(torch.tensor(s, dtype=torch.float32) for s in given.state), None)[:2]
-    flags, masks = (cell.name, cell.reset_after, False), (None, None, [None] * 8, [1.0] * 10)
-    _, _, h, c, saved, _ = ops.layer(*flags, x, *matrices, None, h0, c0, None, *masks)
-    right = [*flags, x, *matrices, h0, c0, None, *masks, h, c, saved, None, None, h, True, False]
-    ops.layer_backward(*right)
-    wrong = {
-        6: h0[:1], 13: h[1:], 14: torch.ones(3), 15: saved[..., 1:], 16: h0[:, 1:], 17: h0[1:],
-        18: h[:2], 9: torch.ones(2, 3, 1, 4, dtype=torch.float64),
-    }  # fmt: skip
-    for place, value in wrong.items():
-        arguments = list(right)
-        arguments[place] = value
-        with pytest.raises(LapseError, match="kernel needs"):
-            ops.layer_backward(*arguments)
+    x, *matrices = map(single, (given.x, *given.weights[:2]))
+    h0, c0 = (*map(single, given.state), None)[:2]
+    inputs = Inputs(x, *matrices, None, h0, c0, None, None, None, [None] * 8)
+
+    def run(inputs: Inputs, results: tuple, gradients: dict[int, Tensor]) -> None:
+        places, arrays = inputs.flat()
+        settings = ("cpu", cell.name, cell.reset_after, False, [1.0] * 10, list(places))
+        operators.layer_backward(
+            *settings, [*arrays, *results], list(gradients), list(gradients.values()), True, False
+        )
+
+    places, arrays = inputs.flat()
+    flags = (cell.name, cell.reset_after, False)
+    _, _, h, c, saved, _ = operators.layer("cpu", *flags, [1.0] * 10, list(places), arrays)
+    run(inputs, (h, c, saved), {2: h})
+    for wrong_results in ((h[1:], c, saved), (h, torch.ones(3), saved), (h, c, saved[..., 1:])):
+        with pytest.raises(LapseError, match="needs"):
+            run(inputs, wrong_results, {2: h})
+    for gradients in ({0: h0[:, 1:], 2: h}, {1: h0[1:], 2: h}, {2: h[:2]}):
+        with pytest.raises(LapseError, match="needs"):
+            run(inputs, (h, c, saved), gradients)
+    for wrong in ({"h0": h0[:1]}, {"h_mask": torch.ones(2, 3, 1, 4, dtype=torch.float64)}):
+        with pytest.raises(LapseError, match="needs"):
+            run(inputs._replace(**wrong), (h, c, saved), {2: h})
 
 
 def test_masks_with_gradients_take_the_plain_loop() -> None:
@@ -491,67 +584,74 @@ def test_masks_with_gradients_take_the_plain_loop() -> None:
     assert mask.grad is not None and mask.grad.abs().sum() > 0
 
 
-# Which kernel runs.
+# Which engine runs.
 
 
-def test_the_kernel_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-    plain = fused.unroll
-    monkeypatch.setattr(fused, "unroll", lambda *a, **o: ran.append("cpu") or plain(*a, **o))
-    layer, x = LSTM(3, 4), torch.randn(2, 3, 3)
-    for wanted, expected in {"auto": ["cpu"], "cpu": ["cpu"], "reference": []}.items():
-        monkeypatch.setenv("LAPSE_KERNEL", wanted)
-        ran.clear()
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The engines that ran, by name."""
+    names: list[str] = []
+
+    def watched(engine: Engine) -> Any:
+        unroll = engine.unroll
+        return lambda *given: names.append(engine.name) or unroll(*given)
+
+    for engine in ENGINES:
+        monkeypatch.setattr(engine, "unroll", watched(engine))
+    return names
+
+
+def test_the_engine_can_be_chosen(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = LSTM(3, 4, noise="h:.5@BF"), torch.randn(2, 3, 3)
+    for wanted, expected in {"auto": "cpu", "cpu": "cpu", "reference": "reference"}.items():
+        monkeypatch.setenv("LAPSE_ENGINE", wanted)
         layer(x)
-        assert ran == expected
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
-    with pytest.raises(LapseError, match="computes in float32, and was given float64"):
+        assert ran.pop() == expected
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
+    with pytest.raises(LapseError, match="compute in float32, and were given float64"):
         layer.double()(x.double())
-    monkeypatch.setenv("LAPSE_KERNEL", "fastest")
-    with pytest.raises(LapseError, match="LAPSE_KERNEL=fastest is unknown"):
+    monkeypatch.setenv("LAPSE_ENGINE", "fastest")
+    with pytest.raises(LapseError, match="LAPSE_ENGINE=fastest is unknown"):
         layer(x.double())
 
 
-def test_a_layer_can_ask_for_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-    fast = fused.unroll
-    monkeypatch.setattr(fused, "unroll", lambda *a, **o: ran.append("cpu") or fast(*a, **o))
+def test_a_layer_can_ask_for_its_engine(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 3, 3)
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
-    LSTM(3, 4, kernel="reference")(x)
-    assert ran == []
-    monkeypatch.setenv("LAPSE_KERNEL", "reference")
-    LSTM(3, 4, kernel="cpu")(x)
-    assert ran == ["cpu"]
-    with pytest.raises(LapseError, match=r"kernel=cpu asks .* given float64"):
-        LSTM(3, 4, kernel="cpu").double()(x.double())
-    with pytest.raises(LapseError, match="kernel='fastest' is unknown"):
-        LSTM(3, 4, kernel="fastest")
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
+    LSTM(3, 4, engine="reference")(x)
+    LSTM(3, 4, engine="native")(x)
+    monkeypatch.setenv("LAPSE_ENGINE", "reference")
+    LSTM(3, 4, engine="cpu")(x)
+    assert ran == ["reference", "native", "cpu"]
+    with pytest.raises(LapseError, match=r"engine='cpu' asks .* given float64"):
+        LSTM(3, 4, engine="cpu").double()(x.double())
+    with pytest.raises(LapseError, match="engine='fastest' is unknown"):
+        LSTM(3, 4, engine="fastest")
 
 
-def test_falling_back_is_said_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_said", set())
-    layer, x = LSTM(3, 4).double(), torch.randn(2, 3, 3).double()
+def test_the_plain_loop_warns_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_warned", set())
+    layer, x = LSTM(3, 4, noise="h:.5@BF").double(), torch.randn(2, 3, 3).double()
     with pytest.warns(PlainLoopWarning, match=r"given float64\. .*several times slower") as caught:
         layer(x)
         layer(x)
     assert len(caught) == 1
     with pytest.warns(PlainLoopWarning, match="activations are tanh and sigmoid"):
-        RNN(3, 4, nonlinearity="relu")(x.float())
+        RNN(3, 4, nonlinearity="relu", noise="h:.5@BF")(x.float())
 
 
 def test_without_a_compiler_layers_run_and_say_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(choice, "_warned", set())
     layer, x = LSTM(3, 4, noise="h:.5@BF"), torch.randn(2, 3, 3)
     masks = layer.draw_masks(3, 2)
     expected = layer(x, masks=masks)[0]
-    monkeypatch.setattr(dispatch, "extension", lambda: None)
-    monkeypatch.setattr(drawing, "extension", lambda: None)
+    monkeypatch.setattr(cpu, "extension", lambda: None)
+    monkeypatch.setattr(cpu.drawing, "extension", lambda: None)
     with pytest.warns(PlainLoopWarning, match="installed without a C\\+\\+ compiler") as caught:
         torch.testing.assert_close(layer(x, masks=masks)[0], expected)
         layer(x)
     assert len(caught) == 1
-    monkeypatch.setenv("LAPSE_KERNEL", "cpu")
+    monkeypatch.setenv("LAPSE_ENGINE", "cpu")
     with pytest.raises(LapseError, match="which can't run here: lapse was installed without"):
         layer(x)
 

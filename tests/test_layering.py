@@ -16,35 +16,48 @@ import pytest
 import lapse
 
 ROOT = Path(lapse.__file__).parent
-CORE = {  # what each core module may import of lapse: an arrow that isn't here is a decision
+CORE = {  # what a file of core/ may import of it: an arrow that isn't here is a decision
     "errors": set(),
-    "files": {"errors"},
-    "philox": set(),
     "advice": set(),
+    "philox": set(),
+    "schedule": {"errors"},
     "rules": {"advice", "errors"},
-    "noise": {"advice", "errors", "rules"},
+    "noise": {"advice", "errors", "rules", "schedule"},
     "forms": {"errors", "noise"},
-    "plan": {"advice", "errors", "noise", "rules"},
-    "arrays": {"kernels.cpu", "philox"},
-    "masks": {"arrays", "errors", "kernels.cpu", "noise", "philox", "plan"},
-    "packing": {"masks", "plan"},
-    "planned": {"masks", "noise", "packing", "plan"},
-    "cells": {"plan"},
-    "weights": {"cells"},
-    "moments": {"errors"},
-    "predict": {"errors", "keras.mc", "moments", "torch.mc"},  # after asking whose the model is
-    "explain": {"errors", "kernels.cpu", "kernels.dispatch", "masks", "noise", "plan"},
+    "masks": {"errors"},
+    "plan": {"advice", "errors", "masks", "noise", "rules"},
+    "backend": {"philox"},
+    "numpy_backend": {"backend", "philox"},
+    "laws": {"backend", "noise"},
+    "drawing": {
+        *("backend", "errors", "laws", "masks", "noise", "numpy_backend", "philox", "plan"),
+    },
+    "weights": {"backend"},
+    "cells": {"backend", "masks", "numpy_backend", "plan", "weights"},
+}
+TOP = {  # the same for the modules beside the folders, of all of lapse
+    "cli": {"bench.console", "compare.console", "core.errors", "core.forms"},
+    "explain": {"core.errors", "core.masks", "core.noise", "core.plan"},
+    "files": {"core.errors"},
+    "machine": set(),
+    "predict": {  # the two front-ends once it is known whose model it is
+        *("core.errors", "keras.monte_carlo", "torch.monte_carlo", "uncertainty"),
+    },
+    "uncertainty": {"core.errors"},
 }
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "jaxlib", "scipy", "matplotlib", "rich"}
 # What the comparison may use of lapse: its public front-ends, the core,
-# and which kernels made its numbers.
+# and which engine made its numbers.
 PUBLIC = {
     "lapse",
     "lapse.torch",
     "lapse.keras",
-    "lapse.kernels.cpu",
-    *(f"lapse.{name}" for name in CORE),
+    "lapse.engines.cpu.loading",
+    *(f"lapse.core.{name}" for name in CORE),
+    *(f"lapse.{name}" for name in TOP if name != "cli"),
 }
+
+RUN_BY_TORCH = ("native/run.py", "onnx/operator.py")  # of engines/
 
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -96,18 +109,20 @@ def modules(file: Path) -> set[str]:
     }
 
 
-def test_the_core_is_all_there() -> None:
-    """A new module in the core has to say here what it may import."""
-    assert {file.stem for file in ROOT.glob("*.py")} - {"__init__", "cli"} == set(CORE)
+def test_every_module_is_in_a_table() -> None:
+    """A new file has to say here what it may import."""
+    assert {file.stem for file in (ROOT / "core").glob("*.py")} - {"__init__"} == set(CORE)
+    assert {file.stem for file in ROOT.glob("*.py")} - {"__init__"} == set(TOP)
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_core_imports(name: str) -> None:
+def test_the_core_imports_itself_and_numpy(name: str) -> None:
     """The core runs where there is no framework, and knows nothing of what is built on it."""
-    for module in modules(ROOT / f"{name}.py"):
+    for module in modules(ROOT / "core" / f"{name}.py"):
         top = module.partition(".")[0]
         if top == "lapse":
-            assert module.removeprefix("lapse.") in CORE[name], f"{name} imports {module}"
+            allowed = {f"lapse.core.{other}" for other in CORE[name]}
+            assert module in allowed, f"{name} imports {module}"
         else:
             assert top == "numpy" or top in sys.stdlib_module_names, f"{name} imports {module}"
 
@@ -115,20 +130,32 @@ def test_core_imports(name: str) -> None:
 def test_the_core_has_no_cycles() -> None:
     """One direction: each module can be read and tested after those that it imports."""
     graph = {
-        name: {m.removeprefix("lapse.") for m in modules(ROOT / f"{name}.py")} & set(CORE)
+        name: {
+            module.removeprefix("lapse.core.") for module in modules(ROOT / "core" / f"{name}.py")
+        }
+        & set(CORE)
         for name in CORE
     }
     order = list(TopologicalSorter(graph).static_order())  # raises on a cycle
     assert order.index("rules") < order.index("noise") < order.index("forms")
-    assert order.index("noise") < order.index("plan") < order.index("masks")
-    assert order.index("plan") < order.index("cells") < order.index("weights")
-    assert order.index("philox") < order.index("masks")
-    assert "forms" not in set().union(*graph.values())  # kernels see slots, never papers
+    assert order.index("noise") < order.index("plan") < order.index("drawing")
+    assert order.index("plan") < order.index("cells")
+    assert order.index("philox") < order.index("drawing")
+    assert "forms" not in set().union(*graph.values())  # engines see slots, never papers
 
 
-def test_the_package_imports_only_its_core() -> None:
-    """`import lapse` must not pull in a front-end."""
-    assert modules(ROOT / "__init__.py") <= {"lapse", *(f"lapse.{name}" for name in CORE)}
+@pytest.mark.parametrize("name", TOP)
+def test_modules_beside_the_core(name: str) -> None:
+    """What `import lapse` offers needs no front-end, except where a model comes from one."""
+    for module in modules(ROOT / f"{name}.py"):
+        if module.startswith("lapse."):
+            assert module.removeprefix("lapse.") in TOP[name], f"{name} imports {module}"
+
+
+def test_the_package_imports_no_front_end() -> None:
+    """`import lapse` must not pull one in."""
+    beside = {f"lapse.{name}" for name in TOP if name != "cli"}
+    assert modules(ROOT / "__init__.py") <= {f"lapse.core.{name}" for name in CORE} | beside
 
 
 @files("torch", "keras")
@@ -137,23 +164,40 @@ def test_front_ends_do_not_know_each_other(file: Path) -> None:
     found = modules(file)
     other = {"torch": "lapse.keras", "keras": "lapse.torch"}[file.relative_to(ROOT).parts[0]]
     above = (other, "lapse.compare", "lapse.cli", "lapse.explain", "lapse.predict")
-    # On its torch backend, Keras has PyTorch anyway, and runs the same kernels.
-    beside = {f"lapse.torch.{name}" for name in ("fused", "drawing", "memory")}
-    allowed = beside if file.name == "on_torch.py" else set()
-    assert not [module for module in found - allowed if module.startswith(above)]
+    assert not [module for module in found if module.startswith(above)]
     if other == "lapse.keras":
         tops = {module.partition(".")[0] for module in found}
         assert not tops & {"keras", "tensorflow", "jax"}
 
 
-@files("kernels")
-def test_kernels_know_no_framework_and_nothing_above_them(file: Path) -> None:
+@files("engines")
+def test_engines_know_the_core_and_nothing_above_them(file: Path) -> None:
+    """Only what runs PyTorch's own calls imports PyTorch, and only once such a call is chosen."""
+    calls_torch = file.relative_to(ROOT / "engines").as_posix() in RUN_BY_TORCH
     for module in modules(file):
         top = module.partition(".")[0]
         assert (
             top in sys.stdlib_module_names
-            or module in ("numpy", "lapse.core.errors", "lapse.core.plan")
-            or module.startswith("lapse.kernels")
+            or module == "numpy"
+            or module.startswith(("lapse.core.", "lapse.engines"))
+            or (calls_torch and top == "torch")
+        )
+
+
+def test_importing_the_engines_loads_no_framework() -> None:
+    assert not loaded_by("import lapse.engines") & FRAMEWORKS
+
+
+@files("backends")
+def test_backends_know_one_framework_each(file: Path) -> None:
+    """Who has only JAX must not need TensorFlow; and no backend knows a front-end."""
+    own = file.relative_to(ROOT / "backends").parts[0].removesuffix(".py")
+    for module in modules(file):
+        top = module.partition(".")[0]
+        assert (
+            top in sys.stdlib_module_names
+            or top in ("numpy", own)
+            or module.startswith(("lapse.core", "lapse.engines", "lapse.backends"))
         )
 
 
@@ -161,9 +205,9 @@ def test_kernels_know_no_framework_and_nothing_above_them(file: Path) -> None:
 def test_comparing_uses_the_public_front_ends(file: Path) -> None:
     """What is measured must be what a user gets."""
     own = f"lapse.{file.relative_to(ROOT).parts[0]}"
-    # The benchmark's floor is what PyTorch's threads can do.
-    beside = {"lapse.torch.memory"} if (own, file.name) == ("lapse.bench", "machine.py") else set()
-    allowed = PUBLIC | beside
+    # The bench measures PyTorch's threads alone, too, and checks layers against the plain loop.
+    backends = {"lapse.backends.torch", "lapse.backends.torch.arrays"}
+    allowed = PUBLIC | backends if own == "lapse.bench" else PUBLIC
     for module in modules(file):
         if module.partition(".")[0] == "lapse" and not module.startswith(own):
             assert module in allowed, f"{file.name} imports {module}"
@@ -235,7 +279,7 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout == "False\n"
 
 
-def test_importing_lapse_loads_neither_numpy_nor_the_kernels() -> None:
-    program = "import sys, lapse; print({'numpy', 'lapse.kernels'} & set(sys.modules))"
+def test_importing_lapse_loads_neither_numpy_nor_the_engines() -> None:
+    program = "import sys, lapse; print({'numpy', 'lapse.engines'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "set()\n"

@@ -13,11 +13,15 @@ import pytest
 from scipy.optimize import brentq
 
 import catalog
-from lapse.core import masks, noise
-from lapse.core.arrays import NumpyArrays
+from lapse.core import noise
+from lapse.core.drawing import draw, draw_rows
 from lapse.core.errors import LapseError
+from lapse.core.laws import span_start
+from lapse.core.masks import Coins, Masks, check_masks, from_arrays, outlines, to_arrays
 from lapse.core.noise import Term, collect, parse
-from lapse.core.plan import Masks, Plan, plan
+from lapse.core.numpy_backend import NumpyBackend
+from lapse.core.plan import Plan, plan
+from lapse.engines.cpu.drawing import FAST_NUMPY
 from test_philox import philox_of_ints
 
 SHARED = 2**32 - 1
@@ -35,7 +39,7 @@ CASE_IDS = [f"{cell.id} {name}" for cell, name in CASES]
 
 
 def drawn(noise: Any, cell: str = "LSTM", seed: Any = SEED, **sizes: Any) -> Masks:
-    return masks.draw(catalog.quiet_plan(noise, cell), seed, **{**SIZES, **sizes})
+    return draw(plan(noise, cell), seed, **{**SIZES, **sizes})
 
 
 def assert_equal(found: Masks, expected: Masks) -> None:
@@ -55,15 +59,15 @@ def word(
     sample: int = SHARED,
     step: int = SHARED,
     gate: int = 0,
-    stream: int = 0,
+    use: int = 0,
     layer: int = 0,
     direction: int = 0,
     seed: int = SEED,
 ) -> int:
     """The random word of one element; `place` is the site and the order of its term there."""
     site, order = place
-    kind = SITE_NUMBERS[site] | stream << 4 | order << 6
-    counter = (unit // 4, sample, step, kind | gate << 8 | direction << 12 | layer << 16)
+    stream = SITE_NUMBERS[site] | use << 4 | order << 6
+    counter = (unit // 4, sample, step, stream | gate << 8 | direction << 12 | layer << 16)
     return philox_of_ints(counter, (seed % 2**32, seed >> 32))[unit % 4]
 
 
@@ -82,26 +86,26 @@ def factor(term: Term, order: int, at: tuple[int, int, int, int], **where: int) 
         sample, step = (sample if "B" in axes else SHARED), (step if "T" in axes else SHARED)
         gate, unit = (gate if "G" in axes else 0), (unit if {"F", "V"} & set(axes) else 0)
 
-    def number(step: int = step, unit: int = unit, stream: int = 0) -> int:
-        here = {"sample": sample, "step": step, "gate": gate, "stream": stream}
+    def number(step: int = step, unit: int = unit, use: int = 0) -> int:
+        here = {"sample": sample, "step": step, "gate": gate, "use": use}
         return word((term.site, order), unit, **here, **where)
 
     scale = 1 / (1 - rate) if term.scale == "inv" else 1.0
     for axis in axes.values():
-        if axis.kind == "/":
+        if axis.run == "/":
             step //= int(axis.size)
-        elif axis.kind == "~":
+        elif axis.run == "~":
             stays = round((1 - axis.size) * 2**32)
-            while step and number(step, stream=2) < stays:
+            while step and number(step, use=2) < stays:
                 step -= 1
-        elif axis.kind == "[":
+        elif axis.run == "[":
             longest = int(axis.size)
             q = start_rate(rate, longest)
             for back in range(longest):
                 move = longest - 1 - back
                 start = {"step": step + move} if axis.name == "T" else {"unit": unit + move}
                 begins = number(**start) >= round((1 - q) * 2**32)  # type: ignore[arg-type]
-                length = 1 + number(**start, stream=1) // -(-(2**32) // longest)  # type: ignore[arg-type]
+                length = 1 + number(**start, use=1) // -(-(2**32) // longest)  # type: ignore[arg-type]
                 if begins and length > back:
                     return 0.0
             return scale
@@ -111,7 +115,7 @@ def factor(term: Term, order: int, at: tuple[int, int, int, int], **where: int) 
     if term.law == "uniform":
         return 1 + spread * math.sqrt(3) * (2 * u - 1)
     if term.law == "gauss":
-        angle = 2 * math.pi * uniform(number(step, stream=1))
+        angle = 2 * math.pi * uniform(number(step, use=1))
         return 1 + spread * math.sqrt(-2 * math.log(u)) * math.cos(angle)
     logit = math.log(rate / (1 - rate)) + math.log(u / (1 - u))
     return scale * (1 - 1 / (1 + math.exp(-logit / 0.1)))
@@ -144,13 +148,13 @@ def test_counter_layout(cell: catalog.Cell, name: str) -> None:
     found = drawn(noise, cell.name, **where)
     orders = places(collect(noise))
     widths = {"x": SIZES["features"]}
-    for slot, draws in catalog.quiet_plan(noise, cell).slots:
+    for slot, sources in plan(noise, cell.name).slots:
         mask = getattr(found, slot)
         assert mask.dtype == np.float32
-        terms = [one.term for one in draws]
+        terms = [one.term for one in sources]
         multiples = [
             (term, order) for term in dict.fromkeys(terms) for order in orders[term]
-        ]  # equal terms are separate draws
+        ]  # equal terms have streams of their own
         assert len(multiples) == len(terms)
         for _ in range(6):
             if slot in "WU":
@@ -170,7 +174,7 @@ def test_counter_layout(cell: catalog.Cell, name: str) -> None:
 def test_counter_layout_of_embeddings(per_sample: bool) -> None:
     """For an embedding table, the unit of the layout is the vocabulary id."""
     text = f"emb:0.4@{'B' if per_sample else ''}V"
-    rows = masks.draw_rows(parse(text), SEED, batch=3, vocabulary=63)
+    rows = draw_rows(parse(text), SEED, batch=3, vocabulary=63)
     for b, v in itertools.product(range(len(rows)), range(63)):
         expected = factor(parse(text)[0], 0, (b, 0, 0, v))
         assert rows[b, v] == pytest.approx(expected, rel=1e-6)
@@ -356,9 +360,9 @@ def test_sharing(cell: catalog.Cell, name: str) -> None:
     noise = catalog.NOISE[name]
     sizes = {"batch": 31, "timesteps": 31, "features": 31, "units": 31}
     found = [drawn(noise, cell.name, seed, **sizes) for seed in range(9)]
-    for slot, draws in catalog.quiet_plan(noise, cell).slots:
+    for slot, sources in plan(noise, cell.name).slots:
         mask = np.stack([getattr(one, slot) for one in found])
-        axes = {name for one in draws for name in one.term.axes}
+        axes = {name for one in sources for name in one.term.axes}
         if slot in "WU":
             shape = (31 if "I" in axes else 1, 31 * cell.gates if "O" in axes else 1)
         else:
@@ -552,7 +556,7 @@ def test_spans_are_those_of_their_definition(axis: str, longest: int) -> None:
             number = s + longest - 1  # the streams begin with the first span that can matter
             step, unit = (number, beside) if axis == "T" else (beside, number)
             if word(("x", 0), unit, sample=b, step=step) >= starts:
-                length = 1 + word(("x", 0), unit, sample=b, step=step, stream=1) // share
+                length = 1 + word(("x", 0), unit, sample=b, step=step, use=1) // share
                 expected[max(s, 0) : max(s + length, 0)] = 0
         found = mask[b, :, beside] if axis == "T" else mask[b, beside]
         np.testing.assert_array_equal(found, expected)
@@ -561,14 +565,14 @@ def test_spans_are_those_of_their_definition(axis: str, longest: int) -> None:
 @pytest.mark.parametrize("over", ["BT[7]F", "BTF[7]", "T[7]", "F[7]"])
 def test_spans_leave_nothing_behind(over: str) -> None:
     """A part of a larger array would keep the whole in memory, and kernels read rows in turn."""
-    mask = drawn(f"y:0.4@{over}!none", packed=True).y
+    mask = drawn(f"y:0.4@{over}!none", compact=True).y
     kept = getattr(mask, "kept", mask)
     assert kept.flags.c_contiguous
     base = kept if kept.base is None else kept.base
     assert base.nbytes == kept.nbytes
 
 
-class Counted(NumpyArrays):
+class Counted(NumpyBackend):
     """Counts the array operations."""
 
     calls = 0
@@ -586,7 +590,7 @@ def test_the_work_for_spans_does_not_grow_with_their_length(axis: str) -> None:
     def operations(longest: int) -> int:
         counted = Counted()
         over = f"BT[{longest}]F" if axis == "T" else f"BTF[{longest}]"
-        drawn(Term("x", 0.3, over, scale="none"), arrays=counted)
+        drawn(Term("x", 0.3, over, scale="none"), backend=counted)
         return counted.calls
 
     assert operations(3) == operations(300) > 5
@@ -601,7 +605,7 @@ def test_the_chance_to_start_a_span_is_rounded_in_one_way(rate: float, longest: 
         q = (low + high) / 2
         uncovered = math.prod(1 - q * j / longest for j in range(1, longest + 1))
         low, high = (q, high) if uncovered > 1 - rate else (low, q)
-    assert masks._start(rate, longest) == high
+    assert span_start(rate, longest) == high
 
 
 def test_spans_longer_than_the_sequence() -> None:
@@ -624,11 +628,11 @@ def average(term: Term) -> float:
 def test_evaluation_stands_for_the_average(cell: catalog.Cell, name: str) -> None:
     """The constants of evaluation are what the masks of training average to; gaps stay open."""
     noise = catalog.NOISE[name]
-    one_plan: Plan = catalog.quiet_plan(noise, cell)
-    constants = masks.expected(one_plan)
-    calls = [masks.draw(one_plan, seed, **SIZES) for seed in range(24)]
-    for slot, draws in one_plan.slots:
-        terms = [one.term for one in draws]
+    one_plan: Plan = plan(noise, cell.name)
+    constants = one_plan.expected
+    calls = [draw(one_plan, seed, **SIZES) for seed in range(24)]
+    for slot, sources in one_plan.slots:
+        terms = [one.term for one in sources]
         scaled = [t for t in terms if t.fill == "prev" or t.scale == "exp"]
         constant = getattr(constants, slot)
         if scaled:
@@ -648,12 +652,12 @@ def test_evaluation_stands_for_the_average(cell: catalog.Cell, name: str) -> Non
 
 def test_seeds() -> None:
     """A seed is 64 bits, whole or in two words; each bit counts."""
-    one_plan = catalog.quiet_plan("x:0.5@BTF", "LSTM")
+    one_plan = plan("x:0.5@BTF", "LSTM")
     for seed in (0, 1, 2**32 - 1, 2**32, 2**64 - 1, SEED):
-        whole = masks.draw(one_plan, seed, **SIZES).x
-        halves = masks.draw(one_plan, (seed % 2**32, seed >> 32), **SIZES).x
+        whole = draw(one_plan, seed, **SIZES).x
+        halves = draw(one_plan, (seed % 2**32, seed >> 32), **SIZES).x
         np.testing.assert_array_equal(whole, halves)
-    found = {masks.draw(one_plan, 1 << bit, **SIZES).x.tobytes() for bit in range(64)}
+    found = {draw(one_plan, 1 << bit, **SIZES).x.tobytes() for bit in range(64)}
     assert len(found) == 64
 
 
@@ -680,7 +684,7 @@ def test_places_out_of_range(place: dict[str, int]) -> None:
 def test_no_noise_draws_nothing() -> None:
     """Without noise there are no masks, and evaluation has no constants."""
     assert drawn(None) == Masks()
-    assert masks.expected(catalog.quiet_plan(None, "GRU")) == Masks()
+    assert plan(None, "GRU").expected == Masks()
 
 
 @pytest.mark.parametrize("size", catalog.ODD_SIZES)
@@ -703,8 +707,8 @@ def test_empty_batch() -> None:
 )
 @pytest.mark.parametrize("law", ["", "~gauss"])
 @pytest.mark.parametrize(("features", "units"), [(63, 100), (1, 7), (32, 33), (31, 5)])
-def test_the_kernel_s_bits_are_numpy_s(
-    noise: str, law: str, features: int, units: int, monkeypatch: pytest.MonkeyPatch
+def test_the_bits_of_the_cpp_kernels_are_those_of_numpy(
+    noise: str, law: str, features: int, units: int
 ) -> None:
     """Rows that fill vectors of counters, and rows that share them."""
     if law and noise[0] in "yc":
@@ -713,9 +717,9 @@ def test_the_kernel_s_bits_are_numpy_s(
     made = plan(noise + fill + law, "LSTM")
     sizes = {"batch": 7, "timesteps": 31, "features": features, "units": units}
     sizes |= {"layer": 3, "direction": 1}
-    fast = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
-    monkeypatch.setattr(masks, "extension", lambda: None)
-    slow = masks.draw(made, 2**63 + 5, **sizes, samples=[0, 5, 2**32 - 2, 1, 9, 8, 7])
+    samples = [0, 5, 2**32 - 2, 1, 9, 8, 7]
+    fast = draw(made, 2**63 + 5, **sizes, samples=samples, backend=FAST_NUMPY)
+    slow = draw(made, 2**63 + 5, **sizes, samples=samples)
     for one, other in zip(fast, slow, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
@@ -734,9 +738,7 @@ def test_the_kernel_s_bits_are_numpy_s(
 def test_samples_are_whole_numbers_one_for_each_sequence(samples: object) -> None:
     """2**32 - 1 stands for a shared mask, and 0.5 would be cut to 0, which is another sample."""
     with pytest.raises(LapseError, match=r"samples=.* must be whole numbers in"):
-        masks.draw(
-            plan("x:.5@BF", "LSTM"), 1, batch=2, timesteps=1, features=3, units=4, samples=samples
-        )
+        draw(plan("x:.5@BF", "LSTM"), 1, batch=2, timesteps=1, features=3, units=4, samples=samples)
 
 
 @pytest.mark.parametrize("samples", [[3, 0], (3, 0), np.array([3, 0], np.int8), range(3, -1, -3)])
@@ -772,7 +774,7 @@ def test_sizes_are_whole_numbers(size: Any, noise: str | None) -> None:
         with pytest.raises(LapseError, match=rf"{name}=.* was given; write a whole number from 0"):
             drawn(noise, **{name: size})
     with pytest.raises(LapseError, match=r"batch=.* was given; write a whole number from 0\."):
-        masks.draw_rows(parse("emb:.5@V"), SEED, batch=size, vocabulary=3)
+        draw_rows(parse("emb:.5@V"), SEED, batch=size, vocabulary=3)
 
 
 def test_whole_numbers_of_numpy_are_sizes() -> None:
@@ -780,3 +782,42 @@ def test_whole_numbers_of_numpy_are_sizes() -> None:
     np.testing.assert_array_equal(
         drawn("x:.5@BTF", **sizes).x, drawn("x:.5@BTF", batch=3, timesteps=7).x
     )
+
+
+# Masks as plain arrays, and masks that a user gives.
+
+
+@pytest.mark.parametrize(("cell", "name"), CASES, ids=CASE_IDS)
+def test_masks_travel_as_plain_arrays(cell: catalog.Cell, name: str) -> None:
+    """Graphs of frameworks carry arrays alone: their shapes are known before anything is drawn."""
+    made = plan(catalog.NOISE[name], cell.name)
+    compact, whole = draw(made, SEED, **SIZES, compact=True), draw(made, SEED, **SIZES)
+    arrays = to_arrays(made, compact)
+    assert [(array.shape, array.dtype == np.uint8) for array in arrays] == outlines(made, **SIZES)
+    back = from_arrays(made.scales, arrays)
+    for slot, mask in back._asdict().items():
+        one, other = getattr(compact, slot), getattr(whole, slot)
+        assert type(mask) is type(one)
+        if isinstance(mask, Coins):
+            assert mask.kept is one.kept and mask.scale == one.scale
+            mask = mask.kept * np.float32(mask.scale)
+        np.testing.assert_array_equal(mask, other)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (Masks(h=np.ones((7, 1, 1, 7))), r"hold one for h, .*its noise is 'x:0.5@BTF U:0.5@IO'"),
+        (Masks(x=[1.0]), r"the mask for x is \[1.0\]; give what draw_masks gives, or a float"),
+        (Masks(x=np.ones((7, 9, 5))), r"for x has shape \(7, 9, 5\); .* needs \(7, 9, 4, 5\)"),
+        (Masks(x=np.ones((6, 9, 1, 5))), r"for x has shape \(6, 9, 1, 5\)"),
+        (Masks(U=np.ones((7, 7))), r"for U has shape \(7, 7\); .* needs \(7, 28\)"),
+    ],
+)
+def test_masks_that_do_not_fit(given: Masks, why: str) -> None:
+    """A mask that broadcasts to something else would drop what nobody asked for."""
+    made = plan("x:0.5@BTF U:0.5@IO", "LSTM")
+    check_masks(draw(made, SEED, **SIZES), made, **SIZES)
+    check_masks(Masks(x=0.5, U=np.ones((1, 28))), made, **SIZES)
+    with pytest.raises(LapseError, match=why):
+        check_masks(given, made, **SIZES)

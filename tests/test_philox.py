@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from lapse.core.philox import NumpyWords, philox
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.philox import philox
 
 # Random123's kat_vectors for philox4x32 with 10 rounds: counter, key, answer.
 KNOWN_ANSWERS = [
@@ -46,8 +47,7 @@ def philox_of_ints(counter: tuple[int, ...], key: tuple[int, int]) -> tuple[int,
 
 
 def run(counter: tuple, key: tuple) -> tuple:
-    words = NumpyWords()
-    return philox(tuple(map(words.word, counter)), tuple(map(words.word, key)), words)
+    return philox(tuple(map(NUMPY.word, counter)), tuple(map(NUMPY.word, key)), NUMPY)
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
@@ -84,7 +84,6 @@ def test_counters_broadcast() -> None:
 
 def test_words_wrap() -> None:
     """The key schedule overflows 32 bits in nearly every call; a sum that grows breaks the xor."""
-    words = NumpyWords()
-    assert int(words.add(words.word(2**32 - 1), 2)) == 1
-    high, low = words.multiply(words.word(2**32 - 1), 0xFFFFFFFF)
+    assert int(NUMPY.add(NUMPY.word(2**32 - 1), 2)) == 1
+    high, low = NUMPY.multiply(NUMPY.word(2**32 - 1), 0xFFFFFFFF)
     assert (int(high) << 32 | int(low)) == (2**32 - 1) ** 2

@@ -18,11 +18,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import catalog
 import lapse
-from lapse.core import masks as drawing
+from lapse.core import drawing
 from lapse.core.cells import unroll
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks
-from lapse.core.weights import from_torch
+from lapse.core.masks import Masks
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.weights import TorchWeights, from_torch
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import (
     PAIRS,
@@ -244,7 +245,7 @@ def test_evaluation_is_the_plain_layer_or_the_expectation(ours: type, name: str)
     x = torch.randn(9, 3, 7, dtype=torch.float64)
     found = flat(module(x))
     tolerance = catalog.TOLERANCE["float64"].values
-    constants = drawing.expected(module.plans()[0][0])
+    constants = module.plans()[0][0].expected
     if constants == Masks():
         assert_close(found, flat(plain(x)), tolerance)
         return
@@ -256,7 +257,7 @@ def test_evaluation_is_the_plain_layer_or_the_expectation(ours: type, name: str)
 def oracle(module: Any, x: Tensor, drawn: Masks) -> tuple:
     """The NumPy loop with a module's weights, time first."""
     arrays = [p.detach().numpy() for p in module.parameters()]
-    weights = from_torch(module.cell, *arrays, concatenate=np.concatenate)
+    weights = from_torch(module.cell, TorchWeights(*arrays), NUMPY)
     as_numpy = Masks(*(m.numpy() if isinstance(m, Tensor) else m for m in drawn))
     y, last = unroll(module.cell, x.detach().numpy().swapaxes(0, 1), weights, as_numpy)
     return y.swapaxes(0, 1), last
@@ -656,7 +657,7 @@ def test_states_of_another_type(ours: type) -> None:
 @pytest.mark.parametrize("masks", [3, {"h": 1}, torch.ones(3), [torch.ones(3)]], ids=str)
 @in_every_module
 def test_masks_that_are_none(ours: type, masks: Any) -> None:
-    with pytest.raises(LapseError, match="which is no Masks; give what draw_masks gives"):
+    with pytest.raises(LapseError, match="which is not lapse.Masks; pass what draw_masks returns"):
         ours(7, 5, recurrent_dropout=0.2)(torch.zeros(9, 3, 7), masks=masks)
 
 

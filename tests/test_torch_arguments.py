@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lapse import LapseError
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 from lapse.torch import GRU, LSTM
 from torch_support import in_every_module, in_every_pair
 from torch_support import one_thread as one_thread  # for every test here

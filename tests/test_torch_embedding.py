@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import lapse
-from lapse.core import masks
+from lapse.backends.torch.drawing import new_seed
+from lapse.core import drawing
 from lapse.core.noise import collect
 from lapse.torch import Embedding
-from lapse.torch.drawing import draw_seed
 
 IDS = torch.from_numpy(np.random.default_rng(0).integers(0, 31, size=(7, 63)))
 
@@ -21,7 +21,7 @@ def test_drops_the_rows_that_the_mask_names(per_sample):
     torch.manual_seed(1)
     found = layer(IDS)
     torch.manual_seed(1)
-    kept = masks.draw_rows(collect(noise), draw_seed(None), batch=7, vocabulary=31)
+    kept = drawing.draw_rows(collect(noise), new_seed(None), batch=7, vocabulary=31)
     expected = np.take_along_axis(np.broadcast_to(kept, (7, 31)), IDS.numpy(), axis=1)
     np.testing.assert_array_equal(found.detach().numpy(), expected[..., None].repeat(3, axis=2))
     assert 0.2 < (expected == 0).mean() < 0.6

@@ -54,7 +54,7 @@ def inputs(module: Any, call: tuple, batch: int, timesteps: int) -> dict[str, An
     layout, states, lengths = call
     dtype = module.weight_hh_l0.dtype
     shape = (batch, timesteps, 5) if layout == "batch first" else (timesteps, batch, 5)
-    rows = (len(module._ones), batch, 7)
+    rows = (len(module.sublayers()), batch, 7)
     given: dict[str, Any] = {"input": torch.randn(*shape, dtype=dtype)}
     if states:
         h, c = torch.randn(*rows, dtype=dtype), torch.randn(*rows, dtype=dtype)
@@ -91,7 +91,7 @@ def check_program(module: Any, call: tuple, kind: str, strict: bool = False) -> 
         module, (), inputs(module, call, 3, 6), dynamic_shapes=dynamic(module, call), strict=strict
     )
     found = Counter(str(node.target) for node in program.graph.nodes)
-    assert found[kind] == len(module._ones)
+    assert found[kind] == len(module.sublayers())
     for one in (program.module(), program.run_decompositions().module()):
         for batch, timesteps in SIZES:
             given = inputs(module, call, batch, timesteps)
@@ -115,7 +115,7 @@ def test_exported_programs_compute_what_the_module_does(
 @in_every_module
 def test_exported_programs_without_the_kernel_scan(ours: type, call: tuple) -> None:
     """Of any length: a loop would have been written down for as many steps as the sample has."""
-    options = {"bidirectional": True, "noise": "s:.3@BTF>prev", "kernel": "reference"}
+    options = {"bidirectional": True, "noise": "s:.3@BTF>prev", "engine": "reference"}
     check_program(made(ours, options, call), call, "scan")
 
 
@@ -144,7 +144,7 @@ def test_onnx_computes_what_the_module_does(
     )  # fmt: skip
     found = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert {name: found[name] for name in ("LSTM", "GRU", "RNN", "Scan") if found[name]} == {
-        operator: len(module._ones)
+        operator: len(module.sublayers())
     }
     for batch, timesteps in SIZES:
         given = inputs(module, call, batch, timesteps)
@@ -211,6 +211,6 @@ def test_onnx_in_training_is_refused_in_words(ours: type, tmp_path: Path) -> Non
 
 @in_every_module
 def test_onnx_where_the_kernel_is_asked_for_is_refused_in_words(ours: type, tmp_path: Path) -> None:
-    module = ours(5, 7, kernel="cpu").eval()
-    with pytest.raises(torch.onnx.OnnxExporterError, match="ONNX has no operator for it"):
+    module = ours(5, 7, engine="cpu").eval()
+    with pytest.raises(torch.onnx.OnnxExporterError, match="the model is exported, to run"):
         torch.onnx.export(module, (torch.randn(6, 3, 5),), tmp_path / "module.onnx", verbose=False)

@@ -115,7 +115,7 @@ def test_a_warning_of_noise_is_given_once() -> None:
     copied(torch.randn(9, 3, 7))
 
 
-@pytest.mark.parametrize("name", ["_ones", "terms"])
+@pytest.mark.parametrize("name", ["_sublayers", "terms"])
 def test_files_of_before_have_more_and_are_read(name: str) -> None:
     """Up to here files held what follows from the noise."""
     case = "Embedding" if name == "terms" else "LSTM noisy"

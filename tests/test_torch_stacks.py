@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import catalog
-from lapse.core import masks as drawing
+from lapse.core import drawing
 from lapse.core.errors import LapseError
 from lapse.core.plan import plan
 from lapse.torch import LSTM
@@ -148,7 +148,7 @@ def test_training_is_the_oracle_layer_by_layer(
             masks = drawing.draw(
                 plan(terms, module.cell), 11, batch=3, timesteps=9,
                 features=5 * directions if layer else 7, units=5, layer=layer, direction=direction,
-                packed=True,
+                compact=True,
             )  # fmt: skip
             drawn.append(doubled(masks))
     weights = weights_of(module, arrays_of(module))

@@ -86,7 +86,7 @@ def test_jacobians_forward_and_backward(ours: type, options: dict[str, Any]) -> 
 def test_many_gradients_of_one_call(ours: type, options: dict[str, Any]) -> None:
     """vmap over backward alone, of a call that the kernel ran."""
     torch.manual_seed(0)
-    layer, x = made(ours, options, kernel="cpu"), torch.randn(6, 2, 5, requires_grad=True)
+    layer, x = made(ours, options, engine="cpu"), torch.randn(6, 2, 5, requires_grad=True)
     y = layer(x)[0]
     each = torch.randn(4, *y.shape)
 
@@ -103,7 +103,7 @@ def test_gradients_that_are_asked_for_when_the_transform_is_over(
 ) -> None:
     """Of a call that the kernel ran, and the gradients of these gradients."""
     torch.manual_seed(0)
-    layer, x = made(ours, options, kernel="cpu"), torch.randn(4, 2, 5)
+    layer, x = made(ours, options, engine="cpu"), torch.randn(4, 2, 5)
     masks, along = layer.draw_masks(2, 4), torch.randn(4, 2, 7 * (1 + layer.bidirectional))
 
     def call(x: Tensor) -> Tensor:
@@ -120,8 +120,8 @@ def test_gradients_that_are_asked_for_when_the_transform_is_over(
 
 @in_every_module
 def test_the_kernel_asked_for_by_force_says_why_not(ours: type) -> None:
-    layer, x = made(ours, {}, kernel="cpu").eval(), torch.randn(6, 2, 5)
-    with pytest.raises(LapseError, match="can't run here: it knows nothing of vmap"):
+    layer, x = made(ours, {}, engine="cpu").eval(), torch.randn(6, 2, 5)
+    with pytest.raises(LapseError, match="can't run here: vmap is not supported"):
         vmap(lambda x: layer(x)[0])(torch.stack([x, x]))
     with pytest.raises(LapseError, match="derivatives in forward mode"):
         jvp(lambda x: layer(x)[0], (x,), (x,))

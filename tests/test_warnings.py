@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lapse import PlainLoopWarning
-from lapse.kernels import dispatch
+from lapse.engines import choice
 from lapse.torch import GRU, LSTM
 from torch_support import one_thread as one_thread  # for every test here
 
@@ -46,14 +46,14 @@ def line_of(function: Callable) -> int:
 def test_the_plain_loop_names_the_line_of_the_call(
     wrapped: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(choice, "_warned", set())
     model, x = wrapped(GRU(7, 5, dtype=torch.float64)), torch.zeros(9, 3, 7, dtype=torch.float64)
     call = lambda: model(x)  # noqa: E731  one line
     assert where(call, PlainLoopWarning) == (__file__, line_of(call))
 
 
 def test_in_a_module_of_ones_own_it_is_the_line_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(choice, "_warned", set())
     model = nn.Sequential(First(LSTM(7, 5, proj_size=3)), nn.Linear(3, 2))
     found = where(lambda: model(torch.zeros(9, 3, 7)), PlainLoopWarning)
     assert found == (__file__, line_of(First.forward) + 1)

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import catalog
-from lapse.core.cells import Weights, unroll
-from lapse.core.weights import from_torch, to_torch
+from lapse.backends.torch import BACKEND
+from lapse.core.cells import unroll
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.weights import TorchWeights, Weights, from_torch, to_torch
 
 CELLS = (catalog.LSTM, catalog.GRU, catalog.SIMPLE_RNN)  # those that PyTorch has
 MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
@@ -36,11 +38,11 @@ def assert_equal(found: tuple, expected: tuple) -> None:
 def test_from_keras_and_back(cell: catalog.Cell, bias: bool, features: int, units: int) -> None:
     """Train with one, deploy with the other: not a bit may change on the way."""
     weights = given(cell, features, units, bias)
-    arrays = to_torch(cell.name, weights, concatenate=np.concatenate)
+    arrays = to_torch(cell.name, weights, NUMPY)
     shapes = [(cell.gates * units, features), (cell.gates * units, units)]
     shapes += [(cell.gates * units,)] * (2 if bias else 0)
     assert [array.shape for array in arrays if array is not None] == shapes
-    assert_equal(from_torch(cell.name, *arrays, concatenate=np.concatenate), weights)
+    assert_equal(from_torch(cell.name, TorchWeights(*arrays), NUMPY), weights)
 
 
 @in_odd_sizes
@@ -52,11 +54,11 @@ def test_from_pytorch_and_back(cell: catalog.Cell, bias: bool, features: int, un
     rows = cell.gates * units
     arrays = [random.normal(size=(rows, width)) for width in (features, units)]
     arrays += [random.normal(size=rows) if bias else None for _ in range(2)]
-    weights = from_torch(cell.name, *arrays, concatenate=np.concatenate)
+    weights = from_torch(cell.name, TorchWeights(*arrays), NUMPY)
     assert isinstance(weights, Weights)
     assert weights.kernel.shape == (features, rows)
     assert weights.recurrent_kernel.shape == (units, rows)
-    back = to_torch(cell.name, weights, concatenate=np.concatenate)
+    back = to_torch(cell.name, weights, NUMPY)
     if bias and cell.name != "GRU":
         assert_equal(back[:2], tuple(arrays[:2]))
         assert_equal(back[2:], (arrays[2] + arrays[3], np.zeros(rows)))
@@ -113,7 +115,7 @@ def test_both_layouts_compute_the_same(
     problem = catalog.problem(cell, features=features, units=units, bias=bias)
     x, weights, state = problem
     by_hand = keras_cell(cell, x, weights, state)
-    arrays = to_torch(cell.name, weights, concatenate=np.concatenate)
+    arrays = to_torch(cell.name, weights, NUMPY)
     tolerance = catalog.TOLERANCE["float64"].values
     assert catalog.distance(torch_cell(cell, x, arrays, state), by_hand) < tolerance
     _, last = unroll(cell.name, x, weights, initial_state=state)
@@ -132,7 +134,7 @@ def test_modules_of_pytorch_convert(cell: catalog.Cell, bias: bool) -> None:
     torch.manual_seed(0)
     module = MODULES[cell.name](7, 5, bias=bias, batch_first=True).double()
     arrays = [None if p is None else p.detach().numpy() for p in parameters(module)]
-    weights = from_torch(cell.name, *arrays, concatenate=np.concatenate)
+    weights = from_torch(cell.name, TorchWeights(*arrays), NUMPY)
     x = np.random.default_rng(0).normal(size=(3, 31, 7))
     with torch.no_grad():
         expected, _ = module(torch.tensor(x))
@@ -145,7 +147,7 @@ def test_modules_of_pytorch_convert(cell: catalog.Cell, bias: bool) -> None:
 def test_gradients_pass_through(cell: catalog.Cell, bias: bool) -> None:
     """The layers convert at each call: a detached or copied part would never be trained."""
     module = MODULES[cell.name](3, 2, bias=bias).double()
-    weights = from_torch(cell.name, *parameters(module), concatenate=torch.cat)
+    weights = from_torch(cell.name, TorchWeights(*parameters(module)), BACKEND)
     parts = [part.ravel() for part in weights if part is not None]
     loss = sum((part * torch.arange(1, part.numel() + 1)).sum() for part in parts)
     loss.backward()
@@ -159,6 +161,6 @@ def test_gradients_pass_through(cell: catalog.Cell, bias: bool) -> None:
 def test_a_keras_bias_goes_to_one_of_pytorchs_whole() -> None:
     """Split in halves it would come back rounded, and weight decay would see another norm."""
     weights = given(catalog.LSTM, 3, 2, True)
-    *_, bias_ih, bias_hh = to_torch("LSTM", weights, concatenate=np.concatenate)
+    *_, bias_ih, bias_hh = to_torch("LSTM", weights, NUMPY)
     np.testing.assert_array_equal(bias_ih, weights.bias)
     np.testing.assert_array_equal(bias_hh, np.zeros(8))

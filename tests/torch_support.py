@@ -12,18 +12,33 @@ from torch import Tensor, nn
 
 import catalog
 from catalog import Cell, Problem, distance
-from lapse.core import cells
-from lapse.core import masks as drawing
-from lapse.core.cells import Weights
-from lapse.core.plan import Coins, Masks
-from lapse.core.weights import from_torch
-from lapse.torch import GRU, LSTM, RNN, plain
-from lapse.torch.plain import LIBRARY
+from lapse.backends.torch import BACKEND
+from lapse.core import cells, drawing
+from lapse.core.backend import Backend
+from lapse.core.masks import Coins, Masks
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import plan
+from lapse.core.weights import TorchWeights, Weights, from_torch
+from lapse.engines import Call, named
+from lapse.torch import GRU, LSTM, RNN
 
 PAIRS = {"LSTM": (LSTM, nn.LSTM), "GRU": (GRU, nn.GRU), "SimpleRNN": (RNN, nn.RNN)}
 MODULES = (LSTM, GRU, RNN)
 in_every_pair = pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=PAIRS)
 in_every_module = pytest.mark.parametrize("ours", MODULES, ids=lambda module: module.__name__)
+
+
+def _has_bfloat16() -> bool:
+    """Whether PyTorch's LSTM runs in bfloat16 on this processor; oneDNN needs AVX-512 for it."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
+
+
+HAS_BFLOAT16 = _has_bfloat16()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -120,15 +135,28 @@ def tensor(mask: Any, dtype: Any) -> Any:
 
 
 def reference(cell: str, x: Tensor, weights: Weights, masks: Masks, **options: Any) -> Any:
-    return cells.unroll(cell, x, weights, plain.floats(masks, x), library=LIBRARY, **options)
+    return cells.unroll(cell, x, weights, BACKEND.numbers(masks, x), backend=BACKEND, **options)
 
 
-def masks_of(cell: Cell, noise: Any, given: Problem, packed: bool = False, seed: int = 1) -> Masks:
+def on_engine(name: str) -> Callable:
+    """`Engine.unroll` with the arguments of `cells.unroll`."""
+
+    def run(cell: str, x: Tensor, weights: Weights, masks: Masks, **options: Any) -> Any:
+        call = Call(BACKEND, cell, x, weights, plan("", cell), masks, **options)
+        return named(name).unroll(call, masks)
+
+    return run
+
+
+on_cpu, on_native = on_engine("cpu"), on_engine("native")
+
+
+def masks_of(cell: Cell, noise: Any, given: Problem, compact: bool = False, seed: int = 1) -> Masks:
     """Masks as layers draw them: numbers, or coins for those that change with time."""
     batch, timesteps, features = given.x.shape
     units = given.weights.recurrent_kernel.shape[0]
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
-    return drawing.draw(catalog.quiet_plan(noise, cell), seed, **sizes, packed=packed)
+    return drawing.draw(plan(noise, cell.name), seed, **sizes, compact=compact)
 
 
 # Stacks of layers.
@@ -145,9 +173,7 @@ def doubled(masks: Masks) -> Masks:
     return Masks(*map(one, masks))
 
 
-def weights_of(
-    module: Any, arrays: dict[str, Any], library: cells.Library = cells.NUMPY
-) -> list[Weights]:
+def weights_of(module: Any, arrays: dict[str, Any], backend: Backend = NUMPY) -> list[Weights]:
     """The weights of each layer and direction, from arrays by the names of the parameters."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
     ends = [
@@ -158,8 +184,8 @@ def weights_of(
     return [
         from_torch(
             module.cell,
-            *(arrays.get(f"{name}_{end}") for name in names),
-            concatenate=library.concatenate,
+            TorchWeights(*(arrays.get(f"{name}_{end}") for name in names)),
+            backend,
         )
         for end in ends
     ]
@@ -179,7 +205,8 @@ def stacked(
     directions: int,
     states: Any = None,
     running: Any = None,
-    library: cells.Library = cells.NUMPY,
+    backend: Backend = NUMPY,
+    **options: Any,
 ) -> list:
     """Layer by layer and direction by direction through `cells.unroll`.
 
@@ -187,6 +214,7 @@ def stacked(
         x: (batch, timesteps, features).
         weights, masks: of each layer and direction, in the order of `hx`.
         states: h, for LSTM h and c, each (layers * directions, batch, units).
+        options: activations.
 
     Returns:
         y, 0 in padding, and the last h, for LSTM h and c, shaped like `states`.
@@ -203,15 +231,16 @@ def stacked(
                 initial_state=None if states is None else tuple(part[n] for part in states),
                 running=running,
                 reverse=n > first,
-                library=library,
+                backend=backend,
+                **options,
             )
             outputs.append(y)
             lasts.append(last)
-        x = library.concatenate(outputs, -1)
+        x = backend.concatenate(outputs, -1)
     if running is not None:
-        x = library.where(running[..., None], x, 0)
+        x = backend.where(running[..., None], x, 0)
     joined = [
-        library.concatenate([part[None] for part in parts], 0) for parts in zip(*lasts, strict=True)
+        backend.concatenate([part[None] for part in parts], 0) for parts in zip(*lasts, strict=True)
     ]
     return [x, *joined]
 

@@ -20,6 +20,7 @@ from lapse.core.forms import TimestepDropout as TimestepDropout
 from lapse.core.forms import Variational as Variational
 from lapse.core.forms import WeightDrop as WeightDrop
 from lapse.core.forms import Zoneout as Zoneout
+from lapse.core.masks import Masks as Masks
 from lapse.core.noise import Term as Term
 from lapse.core.noise import parse as parse
 from lapse.explain import explain as explain

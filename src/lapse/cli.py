@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import lapse
 from lapse.core.errors import LapseError
-from lapse.core.examples import examples
+from lapse.core.forms import examples
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,19 +1,20 @@
-"""What a layer does with its noise, in words, and which kernel runs it and why."""
+"""What a layer does with its noise, in words, and which engine runs it and why."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lapse.core import masks
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term
-from lapse.core.plan import GATES, Draw, Plan
+from lapse.core.plan import GATES, Plan, Source
 
 _WHERE = {
-    "x": "what it reads of its input",
-    "h": "what it reads of its hidden state, where that meets the recurrent kernel",
-    "y": "its output",
-    "W": "its kernel",
-    "U": "its recurrent kernel",
+    "x": "the layer input",
+    "h": "the hidden state, as the recurrent kernel reads it",
+    "y": "the layer output",
+    "W": "the kernel",
+    "U": "the recurrent kernel",
     "i": "the input gate",
     "f": "the forget gate",
     "g": "the candidate",
@@ -22,15 +23,18 @@ _WHERE = {
     "r": "the reset gate",
     "n": "the candidate",
     "c": "the cell state",
-    "s": "the hidden state, as it is carried and put out",
+    "s": "the hidden state, as carried and emitted",
     "state": "all carried states, with one coin",
 }
+_USUAL = (32, 100)  # samples and timesteps of a batch, for the choice of an engine
 _ALONG = {"B": "sample", "F": "feature", "G": "gate", "I": "row", "O": "column"}
 
 
 def explain(layer: Any) -> str:
-    """What a recurrent layer of lapse really does: for each noise what it acts on, with a mask of
-    which shape, drawn how often and scaled how; and which kernel runs the layer, and why.
+    """What a recurrent layer of lapse does, in words.
+
+    For each noise it says what it acts on, with a mask of which shape, drawn how often and scaled
+    how; and which engine runs the layer, and why.
 
     Args:
         layer: of `lapse.torch`, or of `lapse.keras` once it is built.
@@ -38,14 +42,10 @@ def explain(layer: Any) -> str:
     Raises:
         LapseError: for anything else.
     """
-    # Here, so that `import lapse` loads neither NumPy nor the kernels.
-    from lapse.kernels.cpu import instruction_set
-    from lapse.kernels.dispatch import decide
-
     if not hasattr(layer, "plans"):
         raise LapseError(
-            f"{type(layer).__name__} is no recurrent layer of lapse; explain takes an LSTM, GRU, "
-            "RNN or SimpleRNN of lapse.torch or lapse.keras."
+            f"{type(layer).__name__} is not a recurrent layer of lapse; explain takes an LSTM, "
+            "GRU, RNN or SimpleRNN of lapse.torch or lapse.keras."
         )
     plans, lines = layer.plans(), []
     if isinstance(layer.noise, dict):
@@ -59,17 +59,26 @@ def explain(layer: Any) -> str:
         said, *of_terms = _of_layer(type(layer).__name__, *plans[0])
         lines += [said, *_of_stack(layer), *of_terms]
     try:
-        kernel, why, _ = decide(layer.obstacle(), layer.kernel)
+        return "\n".join([*lines, *_of_engines(layer)])
     except LapseError as error:
         return "\n".join([*lines, f"Can't run: {error}"])
-    name = f"the C++ kernel ({instruction_set()})" if kernel == "cpu" else "the plain loop"
-    return "\n".join([*lines, f"Runs on {name}, for {why}."])
+
+
+def _of_engines(layer: Any) -> list[str]:
+    """Which engine runs the layer, and which a single step in evaluation where that differs."""
+    usual, short = layer.choice(*_USUAL, training=True), layer.choice(1, 1, training=False)
+    lines = [f"Runs on {usual.engine.title}, because {usual.why}."]
+    if short.engine is not usual.engine:
+        lines.append(
+            f"A single step in evaluation runs on {short.engine.title}, because {short.why}."
+        )
+    return lines
 
 
 def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:
-    filled: dict[Draw, list[str]] = {}  # where noise fills several slots, its coins are the same
-    for slot, draws in plan.slots:
-        for one in draws:
+    filled: dict[Source, list[str]] = {}  # where noise fills several slots, its coins are the same
+    for slot, sources in plan.slots:
+        for one in sources:
             filled.setdefault(one, []).append(slot)
     terms = " ".join(str(one.term) for one in filled)
     lines = [f"{name} with {f'the noise {terms}' if terms else 'no noise'}."]
@@ -87,17 +96,16 @@ def _of_stack(layer: Any) -> list[str]:
     apart = f"{' and '.join(each)}, with masks of their own"
     if isinstance(layer.noise, dict):
         return [f"{apart}."]
-    lines = [f"{apart}; sizes are those of the first."]
+    lines = [f"{apart}; the shapes are those of the first."]
     if layers > 1 and layer.dropout:
         lines.append(f"Layers after the first have x:{layer.dropout}@BTF besides, from dropout=.")
     return lines
 
 
-def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
-    from lapse.core import masks
+def _of_term(one: Source, slots: list[str], cell: str, sizes: dict[str, int]) -> list[str]:
 
     term = one.term
-    rate, scale = masks.rate_of(term), masks.scale(term)
+    rate, scale = term.probability, term.factor
     whole: dict[str, Any] = {
         "batch": "batch",
         "timesteps": "timesteps",
@@ -113,7 +121,7 @@ def _of_term(one: Draw, slots: list[str], cell: str, sizes: dict[str, int]) -> l
     return [
         f"{term} acts on {_WHERE[term.site]}:",
         f"    {_effect(term, rate, scale)};",
-        f"    drawn {_how_often(term)}, a mask of {mask};",
+        f"    drawn {_how_often(term)}, as a mask of {mask};",
         f"    in evaluation {_evaluation(term, 1 - rate)}.",
     ]
 
@@ -127,8 +135,8 @@ def _effect(term: Term, rate: float, scale: float) -> str:
         return f"keeps its old value with probability {rate:g}"
     if term.law == "concrete":
         return (
-            f"multiplied by numbers between 0 and {scale:.3g} (concrete), most of them "
-            f"near an end, with probability {rate:g} the lower one"
+            f"multiplied by numbers between 0 and {scale:.3g} (concrete), most of them near an "
+            f"end: near the lower one with probability {rate:g}"
         )
     if term.law != "bern":
         return f"multiplied by numbers ({term.law}) of mean 1 and variance {rate / (1 - rate):.3g}"
@@ -139,7 +147,7 @@ def _effect(term: Term, rate: float, scale: float) -> str:
 def _evaluation(term: Term, kept: float) -> str:
     if term.fill == "prev":
         return f"moved by {kept:g} of the way from its old value to the new one"
-    return f"multiplied by {kept:g}" if term.scale == "exp" else "left as it is"
+    return f"multiplied by {kept:g}" if term.scale == "exp" else "unchanged"
 
 
 def _how_often(term: Term) -> str:
@@ -149,15 +157,15 @@ def _how_often(term: Term) -> str:
         how = "once per call"
     elif time is None:
         how = "once per sequence"
-    elif time.kind == "/":
+    elif time.run == "/":
         how = f"every {int(time.size)} steps"
-    elif time.kind == "~":
+    elif time.run == "~":
         how = f"anew with probability {time.size:g} at each step"
-    elif time.kind == "[":
+    elif time.run == "[":
         how = f"in spans of 1 to {int(time.size)} steps"
     else:
         how = "at each step"
-    if "F" in axes and axes["F"].kind == "[":
+    if "F" in axes and axes["F"].run == "[":
         how += f", in spans of 1 to {int(axes['F'].size)} features"
-    along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.kind != "["]
-    return how + (f", apart for each {', '.join(along)}" if along else "")
+    along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.run != "["]
+    return how + (f", independently for each {', '.join(along)}" if along else "")

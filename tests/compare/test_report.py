@@ -21,7 +21,7 @@ from lapse.compare import plots, report
 from lapse.compare.answer import answer, best
 from lapse.compare.placements import PLACEMENTS, QUICK
 from lapse.compare.result import Comparison, Row, Run
-from lapse.core.masks import draw
+from lapse.core.drawing import draw
 from lapse.core.plan import plan
 
 EVIL = "<script>alert('1')</script>\"&"

@@ -14,10 +14,10 @@ from keras import ops
 import catalog
 import lapse.keras
 from catalog import CASES, CELLS, FORMS, GRU_RESET_BEFORE, NOISE, Cell, distance, legal
+from lapse.backends.torch import BACKEND as TORCH
 from lapse.core import cells
-from lapse.core.cells import Weights
-from lapse.core.plan import Masks
-from lapse.torch.plain import LIBRARY
+from lapse.core.masks import Masks
+from lapse.core.weights import Weights
 
 BACKEND = keras.backend.backend()
 
@@ -161,7 +161,7 @@ def oracle_gradients(
         weights,
         Masks(*(_leaf(m) if isinstance(m, np.ndarray) else m for m in masks)),
         reset_after=cell.reset_after,
-        library=LIBRARY,
+        backend=TORCH,
     )
     (y * torch.tensor(target, dtype=torch.float64)).sum().backward()
     return [

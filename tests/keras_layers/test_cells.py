@@ -30,11 +30,11 @@ from keras_support import (
 )
 
 import lapse
-from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance, frozen_masks, quiet_plan
-from lapse.core import masks as drawing
+from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance, frozen_masks, plan_for
+from lapse.core import drawing
 from lapse.core.errors import LapseError
+from lapse.core.masks import Masks
 from lapse.core.noise import collect
-from lapse.core.plan import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -87,7 +87,7 @@ def test_a_step_is_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> Non
     layer = built(cell, given, noise_of(noise))
     for masks, options in (
         (frozen(cell, noise_of(noise)), {"training": True}),
-        (drawing.expected(quiet_plan(noise_of(noise), cell)), {}),
+        (plan_for(noise_of(noise), cell).expected, {}),
     ):
         passed = {"masks": on_backend(masks)} if options else {}
         y, state = array(layer(*one_step(given), **options, **passed))
@@ -107,7 +107,7 @@ def built(cell: Cell, given: Problem, noise: Any = None, **options: Any) -> Any:
 def test_masks_drawn_by_a_cell_are_those_of_a_layer_with_its_seed(cell: Cell) -> None:
     given = problem(cell)
     masks = array(built(cell, given, PER_SEQUENCE).draw_masks(BATCH, seed=7))
-    expected = drawing.draw(quiet_plan(PER_SEQUENCE, cell), 7, **SIZES)
+    expected = drawing.draw(plan_for(PER_SEQUENCE, cell), 7, **SIZES)
     for slot, mask, wanted in zip(Masks._fields, masks, expected, strict=True):
         if wanted is None:
             assert mask is None, slot
@@ -149,7 +149,7 @@ def test_noise_per_step_is_refused_with_what_to_write_instead(cell: Cell) -> Non
 
 
 def test_blocks_of_steps_are_noise_per_step_too() -> None:
-    with pytest.raises(lapse.LapseError, match="a cell doesn't know which step it is at"):
+    with pytest.raises(lapse.LapseError, match="a cell does not know its step"):
         lapse_cell(GRU, "x:0.5@BT/2F")
 
 

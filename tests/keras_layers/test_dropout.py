@@ -11,7 +11,7 @@ from keras import ops
 from keras_support import BATCH, FEATURES, TIMESTEPS, array, close, compiled, seed_state
 
 import lapse
-from lapse.core import masks as drawing
+from lapse.core import drawing
 from lapse.core.noise import Schedule
 from lapse.core.plan import plan
 from lapse.keras import Dropout, SpatialDropout1D, TimestepDropout

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import lapse
-from lapse.core import masks
+from lapse.core import drawing
 from lapse.core.noise import collect
 from lapse.keras import Embedding
 
@@ -26,7 +26,7 @@ def factors(layer, ids):
 def test_drops_the_rows_that_the_mask_names(per_sample):
     noise = lapse.EmbeddingDropout(0.4, per_sample)
     found = factors(Embedding(31, 3, noise=noise, seed=5), IDS)
-    kept = masks.draw_rows(collect(noise), 5, batch=7, vocabulary=31)
+    kept = drawing.draw_rows(collect(noise), 5, batch=7, vocabulary=31)
     expected = np.take_along_axis(np.broadcast_to(kept, (7, 31)), IDS, axis=1)
     np.testing.assert_array_equal(found, expected)
     assert 0.2 < (found == 0).mean() < 0.6
@@ -55,7 +55,7 @@ def test_a_table_of_ones_own():
     table = np.random.default_rng(1).normal(size=(31, 3)).astype("float32")
     layer = Embedding(31, 3, weights=[table], noise="emb:.5@V", seed=4)
     np.testing.assert_array_equal(ops.convert_to_numpy(layer(IDS)), table[IDS])
-    kept = masks.draw_rows(collect("emb:.5@V"), 4, batch=7, vocabulary=31)
+    kept = drawing.draw_rows(collect("emb:.5@V"), 4, batch=7, vocabulary=31)
     found = ops.convert_to_numpy(layer(IDS, training=True))
     np.testing.assert_allclose(found, (table * kept[0][:, None])[IDS], rtol=1e-6)
 

@@ -15,13 +15,15 @@ from keras_support import BACKEND, FEATURES, TIMESTEPS, UNITS, array, close, lap
 
 import lapse.keras
 from catalog import GRU, LSTM, SIMPLE_RNN, Cell, distance
-from lapse.keras.exporting import exporting
+from lapse.keras.backend import exporting
 
 # What the exporters say of themselves and of each other.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{warning}")
     for warning in (
         "`torch.jit.trace.*` is deprecated:DeprecationWarning",
+        "The .grad attribute:UserWarning",
+        "`torch.jit.script.*` is deprecated:DeprecationWarning",
         ":torch.jit.TracerWarning",  # of Keras's own lines; it means to leave them out
         "The feature will be removed:DeprecationWarning",
         "You are using the legacy TorchScript-based ONNX export:DeprecationWarning",
@@ -168,11 +170,11 @@ def test_pytorch_s_other_exporter_takes_sizes_that_are_known(tmp_path: Path) -> 
 
 
 @FORMAT
-def test_a_kernel_that_is_asked_for_can_t_be_exported(form: str, tmp_path: Path) -> None:
-    model = model_of(lapse_layer(LSTM, kernel="cpu"))
+def test_an_engine_that_is_asked_for_can_t_be_exported(form: str, tmp_path: Path) -> None:
+    model = model_of(lapse_layer(LSTM, engine="cpu"))
     model(padded())
     # PyTorch's exporter wraps the error in one of its own.
-    with pytest.raises(Exception, match=r"kernel=cpu asks for .* the model is being exported"):
+    with pytest.raises(Exception, match=r"engine='cpu' asks for .* the model is exported"):
         exported(model, form, tmp_path)
 
 

@@ -16,11 +16,15 @@ from keras_support import BACKEND, quietly
 
 import catalog
 import lapse.keras
-from catalog import GRU_RESET_BEFORE, LAYERS, Cell, quiet_plan
-from lapse.core import masks as drawing
-from lapse.core.cells import NUMPY, Library, Weights, unroll
-from lapse.core.plan import STATES, Masks
-from lapse.torch.plain import LIBRARY
+from catalog import GRU_RESET_BEFORE, LAYERS, Cell, plan_for
+from lapse.backends.torch import BACKEND as TORCH
+from lapse.core import drawing
+from lapse.core.backend import Backend
+from lapse.core.cells import unroll
+from lapse.core.masks import Masks
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import STATES
+from lapse.core.weights import Weights
 from strategies import in_parts, lengths, noises, share, sizes
 from torch_support import compare, doubled, on_torch, weighed
 
@@ -34,13 +38,13 @@ KINDS = [name for name in ("LSTM", "GRU", "SimpleRNN") if f"lapse.keras.{name}" 
 # What changes how a call computes; test_catalog.py gives each of the other options alone.
 OPTIONS = (
     *("activation", "recurrent_activation", "use_bias", "dropout", "recurrent_dropout"),
-    *("return_sequences", "return_state", "go_backwards", "stateful", "unroll", "kernel"),
+    *("return_sequences", "return_state", "go_backwards", "stateful", "unroll", "engine"),
     *("zero_output_for_mask", "reset_after", "implementation"),
 )
 # Of arrays of NumPy, of tensors. Not hard_sigmoid: PyTorch's multiplies by 1/6 in float32.
 FUNCTIONS: dict[str | None, tuple[Callable, Callable]] = {
-    "tanh": (NUMPY.tanh, LIBRARY.tanh),
-    "sigmoid": (NUMPY.sigmoid, LIBRARY.sigmoid),
+    "tanh": (NUMPY.tanh, TORCH.tanh),
+    "sigmoid": (NUMPY.sigmoid, TORCH.sigmoid),
     "softsign": (lambda a: a / (1 + np.abs(a)), lambda a: a / (1 + a.abs())),
     "relu": (lambda a: np.maximum(a, 0), torch.relu),
     None: (lambda a: a, lambda a: a),
@@ -87,8 +91,8 @@ def calls(draw: st.DrawFn, kind: str) -> Call:
     # In float32, what has corners has other gradients than in float64, and what has no bounds may
     # grow past all numbers.
     options["dtype"] = draw(st.sampled_from(("float32", "float64"))) if own else "float64"
-    if options["dtype"] == "float64" and options["kernel"] == "cpu":
-        options["kernel"] = "auto"  # the kernel says that it has no such type
+    if options["dtype"] == "float64" and options["engine"] == "cpu":
+        options["engine"] = "auto"  # the C++ kernels refuse this type
     options["units"] = draw(sizes)
     merge = draw(st.sampled_from(("", "", "concat", "sum", "mul", "ave")))
     if merge:
@@ -162,7 +166,7 @@ class Given:
         Args:
             states: the first ones of each layer.
         """
-        library, options = self._library(near is not None), self.call.options
+        backend, options = NUMPY if near is None else TORCH, self.call.options
         given: list[Any] = [self.x, *(w for weights in self.weights for w in weights)]
         running = self.running
         if near is not None:
@@ -182,49 +186,51 @@ class Given:
                 running=running,
                 reset_after=self.call.cell.reset_after,
                 reverse=reverse,
-                library=library,
+                **self._activations(near is not None),
+                backend=backend,
             )
             if options["zero_output_for_mask"] and running is not None:
-                y = library.where(running[..., None], y, 0)
+                y = backend.where(running[..., None], y, 0)
             if not options["return_sequences"]:
                 y = y[:, 0 if reverse else -1]
             elif reverse and not self.call.merge:  # Keras gives steps in the order of running
-                y = library.flip(y, 1)
+                y = backend.flip(y, 1)
             outputs.append(y)
             lasts += last
-        found = [_merged(self.call.merge, outputs, library), *lasts]
+        found = [_merged(self.call.merge, outputs, backend), *lasts]
         if near is None:
             return found
         returned = found if options["return_state"] else found[:1]
         gradients = torch.autograd.grad(weighed(returned), given, materialize_grads=True)
         return [*(found if self.call.shows_states else returned), *gradients]
 
-    def _library(self, of_tensors: bool) -> Library:
-        return (LIBRARY if of_tensors else NUMPY)._replace(
-            tanh=FUNCTIONS[self.call.options["activation"]][of_tensors],
-            sigmoid=FUNCTIONS[self.call.options.get("recurrent_activation", "sigmoid")][of_tensors],
-        )
+    def _activations(self, of_tensors: bool) -> dict[str, Callable]:
+        names = {"recurrent_activation": "sigmoid", **self.call.options}
+        return {
+            name: FUNCTIONS[names[name]][of_tensors]
+            for name in ("activation", "recurrent_activation")
+        }
 
 
-def _merged(merge: str, outputs: list, library: Library) -> Any:
+def _merged(merge: str, outputs: list, backend: Backend) -> Any:
     if not merge:
         return outputs[0]
     one, other = outputs
     merges = {"sum": one + other, "mul": one * other, "ave": (one + other) / 2}
-    return library.concatenate(outputs, -1) if merge == "concat" else merges[merge]
+    return backend.concatenate(outputs, -1) if merge == "concat" else merges[merge]
 
 
 def masks_of(call: Call, number: int) -> list[Masks]:
     """What each layer has in a call, the first or the second: numbers of float32, in any layer."""
     rates = call.options["dropout"], call.options["recurrent_dropout"]
     gates = "G" if rates[1] else ""
-    plan = quiet_plan(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
+    made = plan_for(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
     if not (call.training or call.masks_given):
-        return [drawing.expected(plan)] * len(call.reverse)
+        return [made.expected] * len(call.reverse)
     return [
         doubled(
             drawing.draw(
-                plan,
+                made,
                 call.seed | (0 if call.masks_given else number << 32),
                 batch=call.batch,
                 timesteps=call.timesteps,

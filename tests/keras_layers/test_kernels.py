@@ -27,7 +27,7 @@ from keras_support import (
 
 from catalog import CELLS, GRU, LSTM, Cell, frozen_masks
 from lapse import LapseError
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 RUNNING = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [2], [4]])
@@ -35,10 +35,10 @@ RUNNING = np.arange(TIMESTEPS) < np.array([[TIMESTEPS], [2], [4]])
 DRAWN = f"{EVERYWHERE} {PER_STEP} x:0.3@BT~0.3F x:0.2@BT[2]!none h:0.3@BTF~gauss"
 
 
-def trained(cell: Cell, kernel: str, x: Any, **options: Any) -> list[np.ndarray]:
+def trained(cell: Cell, engine: str, x: Any, **options: Any) -> list[np.ndarray]:
     """What a compiled model predicts and weighs after three steps with fresh noise."""
     given = problem(cell)
-    layer = lapse_layer(cell, DRAWN, kernel=kernel, seed=5, return_sequences=True, **options)
+    layer = lapse_layer(cell, DRAWN, engine=engine, seed=5, return_sequences=True, **options)
     head = keras.layers.Dense(2, kernel_initializer="ones")
     model = keras.Sequential([keras.Input((None, x.shape[2])), keras.layers.Masking(), layer, head])
     given.give(layer)
@@ -58,7 +58,7 @@ def test_a_compiled_model_trains_as_with_the_plain_loop(cell: Cell) -> None:
 
 def test_a_model_of_any_batch_and_time() -> None:
     given = problem(GRU)
-    layer = lapse_layer(GRU, "y:0.5@BF", kernel="cpu", return_sequences=True)
+    layer = lapse_layer(GRU, "y:0.5@BF", engine="cpu", return_sequences=True)
     model = keras.Sequential([keras.Input((None, given.x.shape[2])), layer])
     given.give(layer)
     model.compile("sgd", "mse")
@@ -71,8 +71,8 @@ def test_a_model_of_any_batch_and_time() -> None:
 @CELL
 @pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
 def test_it_runs_in_training_with_padding_and_in_evaluation(cell: Cell, backwards: bool) -> None:
-    """kernel="cpu" raises where it can't run."""
-    layer = lapse_layer(cell, EVERYWHERE, kernel="cpu", go_backwards=backwards)
+    """engine="cpu" raises where it can't run."""
+    layer = lapse_layer(cell, EVERYWHERE, engine="cpu", go_backwards=backwards)
     for training in (True, False):
         for mask in (None, RUNNING):
             layer(problem(cell).x, mask=mask, training=training)
@@ -81,19 +81,19 @@ def test_it_runs_in_training_with_padding_and_in_evaluation(cell: Cell, backward
 @CELL
 def test_where_it_cannot_run(cell: Cell) -> None:
     with pytest.raises(LapseError, match="activations are tanh and sigmoid"):
-        lapse_layer(cell, kernel="cpu", activation="relu")(problem(cell).x)
+        lapse_layer(cell, engine="cpu", activation="relu")(problem(cell).x)
     if BACKEND != "jax":  # which has no float64 unless it is told to
-        with pytest.raises(LapseError, match="it computes in float32, and was given float64"):
-            lapse_layer(cell, kernel="cpu", dtype="float64")(problem(cell).x)
-    with pytest.raises(LapseError, match="kernel='gpu' is unknown"):
-        lapse_layer(cell, kernel="gpu")
+        with pytest.raises(LapseError, match="they compute in float32, and were given float64"):
+            lapse_layer(cell, engine="cpu", dtype="float64")(problem(cell).x)
+    with pytest.raises(LapseError, match="engine='gpu' is unknown"):
+        lapse_layer(cell, engine="gpu")
 
 
 @CELL
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_computed_in_float32(cell: Cell, dtype: str) -> None:
     given = problem(cell)
-    options = {"return_sequences": True, "return_state": True, "kernel": "cpu"}
+    options = {"return_sequences": True, "return_state": True, "engine": "cpu"}
     layer = given.give(lapse_layer(cell, EVERYWHERE, dtype=f"mixed_{dtype}", **options))
     masks = frozen_masks(cell, EVERYWHERE, given.x, UNITS)
     outputs, *states = layer(given.x, training=True, masks=on_backend(masks))
@@ -106,7 +106,7 @@ def test_half_precision_is_computed_in_float32(cell: Cell, dtype: str) -> None:
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="of XLA on TensorFlow")
 def test_xla_is_left_to_layers_that_do_not_call_numpy() -> None:
     assert not lapse_layer(LSTM).supports_jit
-    assert lapse_layer(LSTM, kernel="reference").supports_jit
+    assert lapse_layer(LSTM, engine="reference").supports_jit
     assert lapse_layer(LSTM, activation="relu").supports_jit
 
 
@@ -115,14 +115,14 @@ class TestTransformations:
     def test_a_mask_has_no_gradient_and_says_so(self) -> None:
         import jax
 
-        layer = lapse_layer(LSTM, "x:0.5@BF", kernel="cpu")
+        layer = lapse_layer(LSTM, "x:0.5@BF", engine="cpu")
         x = problem(LSTM).x
         layer.build(x.shape)
 
         def loss(mask: Any) -> Any:
             return ops.sum(layer(x, masks=Masks(x=mask)))
 
-        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+        with pytest.raises(LapseError, match="give the layer engine='reference'"):
             jax.grad(loss)(np.ones((BATCH, 1, 1, x.shape[2]), "f"))
 
     @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
@@ -139,9 +139,9 @@ class TestTransformations:
             return (jax.jit(function) if compiled else function)(given.x)
 
         given = problem(LSTM)
-        with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+        with pytest.raises(LapseError, match="give the layer engine='reference'"):
             second(given.give(lapse_layer(LSTM)))
-        assert np.isfinite(second(given.give(lapse_layer(LSTM, kernel="reference")))).all()
+        assert np.isfinite(second(given.give(lapse_layer(LSTM, engine="reference")))).all()
 
     def test_a_version_without_the_callback_runs_the_plain_loop(
         self, monkeypatch: pytest.MonkeyPatch
@@ -149,8 +149,9 @@ class TestTransformations:
         """It is experimental, so a later JAX may have it no more."""
         monkeypatch.setitem(sys.modules, "jax.experimental.buffer_callback", None)
         given = problem(LSTM)
-        layer = given.give(lapse_layer(LSTM, kernel="cpu"))
-        with pytest.raises(LapseError, match=r"no jax\.experimental\.buffer_callback; write auto"):
+        layer = given.give(lapse_layer(LSTM, engine="cpu"))
+        said = r"no jax\.experimental\.buffer_callback; write engine='auto'"
+        with pytest.raises(LapseError, match=said):
             layer(given.x)
         plain = given.give(lapse_layer(LSTM, return_sequences=True))
         close(array(plain(given.x)), oracle(LSTM, given)[0])
@@ -160,7 +161,7 @@ class TestTransformations:
         import jax
 
         given = problem(cell)
-        layer = given.give(lapse_layer(cell, kernel="cpu"))
+        layer = given.give(lapse_layer(cell, engine="cpu"))
 
         def loss(x: Any) -> Any:
             return ops.sum(layer(x) ** 2)
@@ -175,7 +176,7 @@ class TestTransformations:
         import jax
 
         given = problem(LSTM)
-        layer = given.give(lapse_layer(LSTM, "x:0.5@BTF", kernel="cpu"))
+        layer = given.give(lapse_layer(LSTM, "x:0.5@BTF", engine="cpu"))
         layer(given.x, training=True)
         with jax.no_tracing():
             layer(given.x, training=True)
@@ -185,7 +186,7 @@ class TestTransformations:
 def test_a_mask_has_no_gradient() -> None:
     import tensorflow as tf
 
-    layer = lapse_layer(LSTM, "x:0.5@BF", kernel="cpu")
+    layer = lapse_layer(LSTM, "x:0.5@BF", engine="cpu")
     x = problem(LSTM).x
     layer.build(x.shape)
     mask = tf.ones((BATCH, 1, 1, x.shape[2]))
@@ -211,9 +212,9 @@ def test_a_gradient_of_gradients_says_what_to_write(in_a_graph: bool) -> None:
     given = problem(LSTM)
     x = tf.constant(given.x)
     run = tf.function(penalty, autograph=False) if in_a_graph else penalty
-    with pytest.raises(LapseError, match="give the layer kernel='reference'"):
+    with pytest.raises(LapseError, match="give the layer engine='reference'"):
         run(given.give(lapse_layer(LSTM)), x)
-    plain = given.give(lapse_layer(LSTM, kernel="reference"))
+    plain = given.give(lapse_layer(LSTM, engine="reference"))
     assert all(gradient is not None for gradient in run(plain, x))
 
 
@@ -228,7 +229,7 @@ def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
         layer(x, mask=RUNNING[:, :6])
     with pytest.raises(LapseError, match=r"initial_state of .* has shape \(1, 11\)"):
         layer(x, initial_state=[part[:1] for part in state])
-    with pytest.raises(LapseError, match="masks= is int, which is no Masks"):
+    with pytest.raises(LapseError, match=r"masks= is int, not lapse\.Masks"):
         layer(x, masks=3)
     with pytest.raises(LapseError, match=r"the seed 1\.5 is not a whole number"):
         layer.draw_masks(3, 7, seed=1.5)
@@ -237,7 +238,7 @@ def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
 def test_explicit_xla_gives_way_with_a_word() -> None:
     if BACKEND != "tensorflow":
         pytest.skip("only TensorFlow has this choice")
-    model = keras.Sequential([keras.Input((TIMESTEPS, 5)), lapse_layer(LSTM, kernel="cpu")])
+    model = keras.Sequential([keras.Input((TIMESTEPS, 5)), lapse_layer(LSTM, engine="cpu")])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model.compile("sgd", "mse", jit_compile=True)

@@ -49,12 +49,11 @@ from catalog import (
     distance,
     frozen_masks,
     legal,
-    quiet_plan,
+    plan_for,
 )
 from lapse import LapseError
-from lapse.core import forms
-from lapse.core import masks as drawing
-from lapse.core.plan import Masks
+from lapse.core import drawing, forms
+from lapse.core.masks import Masks
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -89,13 +88,13 @@ PADDED: dict[str, dict[str, Any]] = {
 }
 
 
-KERNEL = pytest.mark.parametrize("kernel", ["auto", "reference"])
+ENGINE = pytest.mark.parametrize("engine", ["auto", "reference"])
 
 # Where each case is compiled, those that evaluate as without noise are left to one layer.
 EVALUATED = [
     (cell, noise)
     for cell, noise in BACKEND_CASES
-    if EVERY_CASE or any(drawing.expected(quiet_plan(noise_of(noise), cell))) or cell == LSTM
+    if EVERY_CASE or any(plan_for(noise_of(noise), cell).expected) or cell == LSTM
 ]
 
 
@@ -212,7 +211,7 @@ def test_outputs_are_the_oracle_s_on_the_same_masks(cell: Cell, noise: str) -> N
 
 @pytest.mark.parametrize(("cell", "noise"), PLAIN_CASES, ids=ids(PLAIN_CASES))
 def test_those_of_the_plain_loop_are_too(cell: Cell, noise: str) -> None:
-    are_the_oracle_s(cell, noise, kernel="reference")
+    are_the_oracle_s(cell, noise, engine="reference")
 
 
 def are_the_oracle_s(cell: Cell, noise: str, **options: Any) -> None:
@@ -228,27 +227,27 @@ def are_the_oracle_s(cell: Cell, noise: str, **options: Any) -> None:
         close(found, expected, what="state")
 
 
-@KERNEL
+@ENGINE
 @pytest.mark.parametrize(("cell", "noise"), EVALUATED, ids=ids(EVALUATED))
 def test_evaluation_is_the_oracle_s_with_the_expected_masks(
-    cell: Cell, noise: str, kernel: str
+    cell: Cell, noise: str, engine: str
 ) -> None:
     """Terms that scale at evaluation, and zoneout's mean step, are easily left out there."""
     given = problem(cell)
-    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, kernel=kernel))
-    y, _ = oracle(cell, given, drawing.expected(quiet_plan(noise_of(noise), cell)))
+    layer = given.give(lapse_layer(cell, noise_of(noise), return_sequences=True, engine=engine))
+    y, _ = oracle(cell, given, plan_for(noise_of(noise), cell).expected)
     close(layer(given.x), y)
 
 
-@KERNEL
+@ENGINE
 @CELL
-def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell, kernel: str) -> None:
+def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell, engine: str) -> None:
     """All noise side by side in one model, so that a backend compiles once."""
     noises = [EVERYWHERE, PER_STEP]
     if EVERY_CASE:
         noises += [noise for own, noise in FORM_CASES if own == cell]
     given = problem(cell)
-    options = {"return_sequences": True, "kernel": kernel}
+    options = {"return_sequences": True, "engine": engine}
     layers = [lapse_layer(cell, noise_of(noise), **options) for noise in noises]
     given.give(*layers)
     masks = [frozen_masks(cell, noise_of(noise), given.x, UNITS) for noise in noises]
@@ -260,12 +259,12 @@ def test_gradients_are_the_oracle_s_on_the_same_masks(cell: Cell, kernel: str) -
             close(a, b, "gradients", f"{noise}: {name}")
 
 
-@KERNEL
+@ENGINE
 @CELL
 @pytest.mark.parametrize("options", ["backwards", "no bias", "unrolled", "state"])
-def test_noise_goes_with_every_option(cell: Cell, options: str, kernel: str) -> None:
+def test_noise_goes_with_every_option(cell: Cell, options: str, engine: str) -> None:
     """The masks of a layer that goes backwards stand in the order of its input."""
-    both = {"return_sequences": True, "return_state": True, "kernel": kernel}
+    both = {"return_sequences": True, "return_state": True, "engine": engine}
     chosen = {**both, **OPTIONS[options]}
     given = problem(cell, bias=chosen.get("use_bias", True))
     layer = given.give(lapse_layer(cell, EVERYWHERE, **chosen))
@@ -292,12 +291,12 @@ def test_sizes_of_one_are_not_taken_for_shared_axes(cell: Cell, sizes: tuple) ->
     close(found, oracle(cell, given, masks)[0])
 
 
-@KERNEL
+@ENGINE
 @CELL
-def test_noise_and_padding_together(cell: Cell, kernel: str) -> None:
+def test_noise_and_padding_together(cell: Cell, engine: str) -> None:
     given = problem(cell, batch=len(PADDING))
     noise = EVERYWHERE + " " + PER_STEP
-    layer = given.give(lapse_layer(cell, noise, return_sequences=True, kernel=kernel))
+    layer = given.give(lapse_layer(cell, noise, return_sequences=True, engine=engine))
     masks = frozen_masks(cell, noise, given.x, UNITS)
     outputs = array(layer(given.x, mask=RUNNING, training=True, masks=on_backend(masks)))
     expected, _ = oracle(cell, given, masks, running=RUNNING)
@@ -369,7 +368,7 @@ def _drawn_cases() -> list[tuple[Cell, str]]:
     patterns: dict[Any, tuple[Cell, str]] = {}
     for text in TERMS:
         if legal(LSTM, text):
-            for term in quiet_plan(text, LSTM).terms:
+            for term in plan_for(text, LSTM).terms:
                 kinds = tuple((axis.kind, axis.name) for axis in term.axes.values())
                 patterns.setdefault((term.law, kinds, term.site in "WU"), (LSTM, text))
     return [*dict.fromkeys(patterns.values()), *((cell, EVERYWHERE) for cell in (GRU, SIMPLE_RNN))]
@@ -380,7 +379,7 @@ def test_drawn_masks_are_numpy_s(cell: Cell, noise: str) -> None:
     seed = 5 | 3 << 32
     noise = noise_of(noise)
     layer = problem(cell).give(lapse_layer(cell, noise))
-    made = quiet_plan(noise, cell)
+    made = plan_for(noise, cell)
     found = array(compiled(lambda: layer.draw_masks(BATCH, TIMESTEPS, seed=seed))())
     expected = drawing.draw(made, seed, **SIZES)
     laws = {slot: {draw.term.law for draw in draws} for slot, draws in made.slots}
@@ -398,7 +397,7 @@ def test_a_layer_that_goes_backwards_has_a_stream_of_its_own(cell: Cell) -> None
     seed = 2**63 + 1
     layer = problem(cell).give(lapse_layer(cell, "x:0.5@BTF", go_backwards=True))
     found = array(layer.draw_masks(BATCH, TIMESTEPS, seed=seed).x)
-    made = quiet_plan("x:0.5@BTF", cell)
+    made = plan_for("x:0.5@BTF", cell)
     np.testing.assert_array_equal(found, drawing.draw(made, seed, **SIZES, direction=1).x)
     assert (found != drawing.draw(made, seed, **SIZES).x).any()
 
@@ -419,9 +418,9 @@ def test_every_form_is_in_the_cases() -> None:
     assert covered == set(forms.FORMS) - {forms.EmbeddingDropout}
 
 
-def test_a_saved_layer_keeps_its_kernel() -> None:
-    layer = lapse_layer(LSTM, kernel="reference")
-    assert type(layer).from_config(layer.get_config()).kernel == "reference"
+def test_a_saved_layer_keeps_its_engine() -> None:
+    layer = lapse_layer(LSTM, engine="reference")
+    assert type(layer).from_config(layer.get_config()).engine == "reference"
 
 
 def test_a_layer_is_explained_once_it_knows_its_sizes() -> None:
@@ -431,8 +430,8 @@ def test_a_layer_is_explained_once_it_knows_its_sizes() -> None:
     layer.build((None, TIMESTEPS, 3))
     text = lapse.explain(layer)
     assert "x:0.5@BF acts on what it reads of its input" in text and "(batch, 1, 1, 3)" in text
-    assert text.splitlines()[-1].startswith("Runs on the plain loop, for")
+    assert text.splitlines()[-1].startswith("Runs on the plain loop, because")
     assert "its activations are tanh and sigmoid" in text
     right = lapse_layer(LSTM)
     right.build((None, TIMESTEPS, 3))
-    assert "Runs on the C++ kernel" in lapse.explain(right)
+    assert "Runs on the C++ kernels" in lapse.explain(right)

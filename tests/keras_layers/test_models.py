@@ -30,7 +30,7 @@ from keras_support import (
 )
 
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, frozen_masks
-from lapse.core import masks as drawing
+from lapse.core import drawing
 
 FIT_CASES = [
     *((cell, noise) for cell, noise in FORM_CASES if cell == LSTM),

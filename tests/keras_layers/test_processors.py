@@ -39,9 +39,9 @@ def model(layer):
 
 
 for kind in (ours.GRU, ours.LSTM, ours.SimpleRNN):
-    trained = model(kind(32, dropout=0.2, recurrent_dropout=0.2, kernel="cpu"))
+    trained = model(kind(32, dropout=0.2, recurrent_dropout=0.2, engine="cpu"))
     assert np.isfinite(trained.fit(x, y, epochs=2, verbose=0).history["loss"]).all()
-    plain = model(kind.from_config({**trained.layers[0].get_config(), "kernel": "reference"}))
+    plain = model(kind.from_config({**trained.layers[0].get_config(), "engine": "reference"}))
     plain.set_weights(trained.get_weights())
     found, wanted = (one.predict(x, verbose=0) for one in (trained, plain))
     np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -20,7 +20,7 @@ OF_SEQUENCE = "x:.3@BF[2] h:.3@BF[3]"
 X = np.random.default_rng(0).normal(size=(4, 9, 3)).astype("float32")
 
 MODELS: dict[str, Callable[[], list]] = {
-    "the plain loop": lambda: [ours.LSTM(5, noise=RUNS, seed=1, kernel="reference")],
+    "the plain loop": lambda: [ours.LSTM(5, noise=RUNS, seed=1, engine="reference")],
     "another activation": lambda: [ours.LSTM(5, noise=RUNS, seed=1, activation="relu")],
     "the kernel": lambda: [ours.LSTM(5, noise=RUNS, seed=1)],
     "unrolled": lambda: [ours.GRU(5, noise="x:.3@BT[5]", seed=1, unroll=True)],

@@ -125,7 +125,7 @@ def test_arguments_stand_in_keras_s_order(name: str) -> None:
     assert {key: config[key] for key in expected if key != "name"} == {
         key: value for key, value in expected.items() if key != "name"
     }
-    assert set(config) - set(expected) <= {"noise", "seed", "kernel"}
+    assert set(config) - set(expected) <= {"noise", "seed", "engine"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

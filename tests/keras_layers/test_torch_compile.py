@@ -32,7 +32,7 @@ LAYERS: dict[str, Callable] = {
     ),
     "GRU": lambda: ours.GRU(UNITS, noise="s:.2@BTF>prev h:.3@BT[3]F", seed=3),
     "SimpleRNN": lambda: ours.SimpleRNN(UNITS, noise="h:.3@BTF", go_backwards=True, seed=3),
-    "the plain loop": lambda: ours.LSTM(UNITS, **BOTH, kernel="reference"),
+    "the plain loop": lambda: ours.LSTM(UNITS, **BOTH, engine="reference"),
     "half precision": lambda: ours.LSTM(UNITS, **BOTH, dtype="mixed_bfloat16"),
     "Dropout": lambda: ours.Dropout(0.3, seed=3),
     "Dropout in float64": lambda: ours.Dropout(0.3, seed=3, dtype="float64"),

@@ -34,8 +34,8 @@ from keras_support import (
 )
 
 import lapse
-from catalog import CELLS, GRU, LSTM, NOISE, SIMPLE_RNN, Cell, distance, quiet_plan
-from lapse.core import masks as drawing
+from catalog import CELLS, GRU, LSTM, NOISE, SIMPLE_RNN, Cell, distance, plan_for
+from lapse.core import drawing
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -170,7 +170,7 @@ def test_noise_adds_to_keras_s_rates() -> None:
     assert [str(term) for term in layer.plan.terms] == ["x:0.25@BF", "U:0.5@IO"]
     given = problem(LSTM)
     given.give(layer)
-    masks = drawing.draw(quiet_plan("x:0.25@BF U:0.5@IO", LSTM), 5, **SIZES)
+    masks = drawing.draw(plan_for("x:0.25@BF U:0.5@IO", LSTM), 5, **SIZES)
     close(layer(given.x, training=True), oracle(LSTM, given, masks)[0])
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lapse import PlainLoopWarning
+from lapse.engines import choice
 from lapse.keras import LSTM
-from lapse.kernels import dispatch
 
 X, Y = np.zeros((2, 3, 7), "float32"), np.zeros((2, 5), "float32")
 
@@ -30,7 +30,7 @@ def test_the_plain_loop_names_the_line_of_the_call(
 ) -> None:
     layer = LSTM(5, activation="relu")
     model = keras.Sequential([keras.Input((3, 7)), layer, keras.layers.Dense(5)])
-    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setattr(choice, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call(model)

@@ -29,7 +29,7 @@ from keras_support import (
 )
 
 from catalog import CELLS, GRU, LSTM, SIMPLE_RNN, Cell, distance
-from lapse.core import masks as drawing
+from lapse.core import drawing
 
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 KIND = pytest.mark.parametrize("cell", [LSTM, GRU, SIMPLE_RNN], ids=lambda cell: cell.id)
@@ -119,7 +119,7 @@ def test_time_distributed_runs_a_layer_over_each_sequence(cell: Cell) -> None:
     assert seed_state(layer) == [5, 4]
     for call in range(4):
         sentence = given._replace(x=sentences[:, call])
-        close(found[:, call], oracle(cell, sentence, drawing.expected(layer.plan))[0])
+        close(found[:, call], oracle(cell, sentence, layer.plan.expected)[0])
         masks = drawing.draw(layer.plan, 5 | call << 32, **SIZES)
         close(trained[:, call], oracle(cell, sentence, masks)[0], what=f"sentence {call}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import lapse
-from lapse.core.examples import examples
+from lapse.core.forms import examples
 from lapse.core.plan import GATES
 
 

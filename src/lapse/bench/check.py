@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lapse.bench.steps import LoopWithMask, Packed, Padded, like, step
-from lapse.core.plan import Masks
+from lapse.core.masks import Masks
 
 TOLERANCE = 1e-5
 

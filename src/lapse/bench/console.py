@@ -15,8 +15,8 @@ from rich.table import Table
 from lapse.bench import environment, report
 from lapse.bench.run import Row, run
 from lapse.core.errors import LapseError
+from lapse.engines.cpu.loading import extension
 from lapse.files import check_writable, write_atomically
-from lapse.kernels.cpu import extension
 from lapse.machine import processor
 
 FOLDER = Path("benchmarks/results")

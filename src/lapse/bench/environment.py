@@ -14,7 +14,7 @@ import torch
 
 import lapse
 from lapse.bench.peak import peak
-from lapse.kernels.cpu import instruction_set
+from lapse.engines.cpu.loading import instruction_set
 from lapse.machine import cores, processor
 
 PACKAGES = ("torch", "keras", "jax", "tensorflow", "tensorflow-cpu", "numpy")

@@ -66,7 +66,7 @@ def build(ours: bool, cell: str, shape: tuple[int, int, int, int]) -> tuple[Any,
         return_sequences=True,
         dropout=0.5,
         recurrent_dropout=0.5,
-        **({"kernel": "cpu"} if ours else {}),
+        **({"engine": "cpu"} if ours else {}),
     )
     model = keras.Sequential([keras.Input(x.shape[1:]), layer])
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
@@ -83,10 +83,10 @@ def error(layer: Any, x: Any) -> float:
     from keras import ops
 
     import lapse.torch
+    from lapse.backends.torch import BACKEND
     from lapse.bench.check import worst
-    from lapse.core.cells import Weights
-    from lapse.core.plan import Masks
-    from lapse.core.weights import to_torch
+    from lapse.core.masks import Masks
+    from lapse.core.weights import Weights, to_torch
 
     masks = layer.draw_masks(*x.shape[:2], seed=3)
     dy = np.random.default_rng(2).normal(size=(*x.shape[:2], layer.units)).astype(np.float32)
@@ -94,14 +94,15 @@ def error(layer: Any, x: Any) -> float:
     def double(value: Any) -> Any:
         return torch.tensor(ops.convert_to_numpy(value), dtype=torch.float64, requires_grad=True)
 
-    exact: dict[str, Any] = {"dtype": torch.float64, "kernel": "reference", "batch_first": True}
+    exact: dict[str, Any] = {"dtype": torch.float64, "engine": "reference", "batch_first": True}
     terms = list(layer.plan.terms)
-    twin = getattr(lapse.torch, layer.kind)(x.shape[2], layer.units, noise=terms, **exact)
+    twin = getattr(lapse.torch, layer.cell_name)(x.shape[2], layer.units, noise=terms, **exact)
     leaves = [double(x), *map(double, layer.get_weights())]
-    weights = to_torch(layer.kind, Weights(*leaves[1:]), concatenate=torch.cat)
+    weights = to_torch(layer.cell_name, Weights(*leaves[1:]), BACKEND)
     names = [name for name, _ in twin.named_parameters()]
     given = {"masks": Masks(*(mask if mask is None else double(mask) for mask in masks))}
-    by_name = dict(zip(names, weights, strict=True))
+    there = (weight for weight in weights if weight is not None)
+    by_name = dict(zip(names, there, strict=True))
     output, _ = torch.func.functional_call(twin, by_name, (leaves[0],), given)
     of_leaves = torch.autograd.grad(output, leaves, torch.tensor(dy, dtype=torch.float64))
     found = [ops.convert_to_numpy(result) for result in results(layer, x, masks, dy)]

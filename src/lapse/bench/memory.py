@@ -9,7 +9,7 @@ from lapse.torch import LSTM
 
 def bytes_per_step(noise: str) -> float:
     """Bytes that an LSTM of 128 units keeps for each timestep of 32 samples."""
-    layer = LSTM(64, 128, batch_first=True, noise=noise, kernel="cpu")
+    layer = LSTM(64, 128, batch_first=True, noise=noise, engine="cpu")
     sizes = []
     for timesteps in (50, 100):
         stored: dict[int, int] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from lapse.kernels.cpu import extension, instruction_set
-from lapse.torch.memory import pool
+from lapse.backends.torch.arrays import TorchArrays
+from lapse.engines.cpu.loading import extension, instruction_set
 
 
 def multiply_adds(operations: float) -> None:
@@ -15,7 +15,7 @@ def multiply_adds(operations: float) -> None:
     The operands stay in registers, so no time is spent on loading numbers.
     """
     per_round = extension().multiply_adds(instruction_set(), 1, 1, 0)
-    threads, parallel_for = pool()
+    threads, parallel_for = TorchArrays().threads()
     rounds = round(operations / per_round / threads)
     extension().multiply_adds(instruction_set(), rounds, threads, parallel_for)
 

@@ -16,7 +16,7 @@ FIRST_STEP = """
 import torch, time
 start = time.perf_counter()
 from lapse.torch import LSTM
-layer = LSTM(64, 128, batch_first=True, recurrent_dropout=0.5, kernel="cpu")
+layer = LSTM(64, 128, batch_first=True, recurrent_dropout=0.5, engine="cpu")
 layer(torch.randn(32, 100, 64))[0].sum().backward()
 print(time.perf_counter() - start)
 """

@@ -107,14 +107,14 @@ def build(case: Case, kind: str) -> nn.Module:
     return Padded(layer, lengths_of(case)) if kind == "padded" else layer
 
 
-def like(module: nn.Module, noise: str, kernel: str) -> Any:
+def like(module: nn.Module, noise: str, engine: str) -> Any:
     """lapse's layer with the weights of another layer, or of a cell."""
     layer_class: Any = getattr(ours, type(module).__name__.removesuffix("Cell"))
     with warnings.catch_warnings():
         # RnnDrop warns that evaluation forgets; only training steps are timed.
         warnings.simplefilter("ignore", UserWarning)
         layer = layer_class(
-            module.input_size, module.hidden_size, batch_first=True, noise=noise, kernel=kernel
+            module.input_size, module.hidden_size, batch_first=True, noise=noise, engine=engine
         )
     weights = module.state_dict().items()
     layer.load_state_dict({name.removesuffix("_l0") + "_l0": w for name, w in weights})

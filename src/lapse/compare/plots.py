@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from lapse.compare.result import Comparison, Row, Run
 from lapse.compare.statistics import TOO_FEW
-from lapse.core.masks import draw
-from lapse.core.plan import GATES, Masks, plan
+from lapse.core.drawing import draw
+from lapse.core.masks import Masks
+from lapse.core.plan import GATES, plan
 
 STEPS, FEATURES, UNITS = 20, 12, 12
 SEED = 4  # its small masks happen to drop about as much as the rates say

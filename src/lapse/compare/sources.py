@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import lapse
-from lapse.kernels.cpu import extension
+from lapse.engines.cpu.loading import extension
 
 _NO_EFFECT = (  # on the numbers: code that reports or measures times, and the unused front-end
     "bench/",

@@ -59,7 +59,7 @@ class Study:
             "settings": asdict(self.settings),
             "versions": [lapse.__version__, torch.__version__, np.__version__],
             "code": digest(),
-            "kernel": os.environ.get("LAPSE_KERNEL", "auto"),
+            "engine": os.environ.get("LAPSE_ENGINE", "auto"),
         }
 
 

@@ -1,21 +1,21 @@
 """What an error about noise advises: the nearest term that layers run.
 
-A term may break several rules at once, and advice that mends one of them is refused in its turn.
-So everything about the term is mended here together.
+A term may break several rules at once. Advice that corrects only one of them would be refused
+next, so `nearest` corrects everything about a term together.
 """
 
 from __future__ import annotations
 
-import copy
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lapse.core.noise import Axis, Term
 
-LONGEST_SPAN = 2**16  # a span costs as much as so many timesteps
+LONGEST_SPAN = 2**16  # a span costs as much as this many timesteps
+STATE_SITES = ("c", "s", "state")  # what cells carry from step to step
 _AXES = {"x": "BTFG", "h": "BTFG", "W": "IO", "U": "IO", "emb": "BV"}  # others have BTF
 _USUAL_AXES = {"W": "IO", "U": "IO", "emb": "V"}
-_STATES = ("c", "s", "state")  # each is carried elementwise by some cell
 _CARRYING_GATES = ("f", "z")
 
 
@@ -28,15 +28,15 @@ def nearest(term: Term, **changes: object) -> str:
     near = _with(term, **changes)
     rate = near.rate if isinstance(near.rate, float) and 0 <= near.rate < 1 else 0.5
     over = _axes(near)
-    fill = "prev" if near.fill == "prev" and near.site in _STATES else 0.0
-    grows = near.law in ("gauss", "uniform") and near.site in (*_STATES, *_CARRYING_GATES)
+    fill = "prev" if near.fill == "prev" and near.site in STATE_SITES else 0.0
+    grows = near.law in ("gauss", "uniform") and near.site in (*STATE_SITES, *_CARRYING_GATES)
     law = "bern" if grows or fill == "prev" or "[" in over else near.law
     scale = near.scale
     if fill == "prev":
         scale = None
     elif law in ("gauss", "uniform"):
         scale = "inv"
-    elif near.site in _STATES:
+    elif near.site in STATE_SITES:
         scale = "none" if near.scale == "none" else "exp"
     elif near.site in _CARRYING_GATES and near.scale == "inv":
         scale = None
@@ -58,16 +58,17 @@ def _axes(term: Term) -> str:
 
 
 def _can_run(axis: Axis) -> bool:
-    if axis.kind == "~":
+    if axis.run == "~":
         return axis.name == "T" and 0 <= axis.size <= 1
-    if axis.kind == "/":
+    if axis.run == "/":
         return axis.name == "T" and axis.size >= 1
-    return axis.kind == "[" and axis.name in "TF" and 1 <= axis.size <= LONGEST_SPAN
+    return axis.run == "[" and axis.name in "TF" and 1 <= axis.size <= LONGEST_SPAN
 
 
 def _with(term: Term, **parts: object) -> Term:
-    """A copy with other parts, which need not go together."""
-    changed = copy.copy(term)
-    for name, value in parts.items():
-        object.__setattr__(changed, name, value)
+    """A term with other parts, unchecked because they need not go together."""
+    changed = object.__new__(type(term))
+    for field in fields(term):
+        value = parts.get(field.name, getattr(term, field.name))
+        object.__setattr__(changed, field.name, value)
     return changed

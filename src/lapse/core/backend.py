@@ -93,28 +93,18 @@ class Backend(ABC):
 
     # Arrays of any type.
 
-    @abstractmethod
-    def tanh(self, array: Any) -> Any: ...
-    @abstractmethod
-    def sigmoid(self, array: Any) -> Any: ...
-    @abstractmethod
-    def log(self, array: Any) -> Any: ...
-    @abstractmethod
-    def cos(self, array: Any) -> Any: ...
-    @abstractmethod
-    def sqrt(self, array: Any) -> Any: ...
-    @abstractmethod
-    def concatenate(self, arrays: Any, axis: int) -> Any: ...
-    @abstractmethod
-    def stack(self, arrays: Any, axis: int) -> Any: ...
-    @abstractmethod
-    def split(self, array: Any, parts: int, axis: int) -> Any: ...
-    @abstractmethod
-    def swapaxes(self, array: Any, first: int, second: int) -> Any: ...
-    @abstractmethod
-    def flip(self, array: Any, axis: int) -> Any: ...
-    @abstractmethod
-    def where(self, condition: Any, then: Any, otherwise: Any) -> Any: ...
+    tanh: Callable[..., Any]  # (array), as the next four
+    sigmoid: Callable[..., Any]
+    log: Callable[..., Any]
+    cos: Callable[..., Any]
+    sqrt: Callable[..., Any]
+    concatenate: Callable[..., Any]  # (arrays, axis)
+    stack: Callable[..., Any]  # (arrays, axis)
+    split: Callable[..., Any]  # (array, parts, axis)
+    swapaxes: Callable[..., Any]  # (array, first, second)
+    flip: Callable[..., Any]  # (array, axis)
+    where: Callable[..., Any]  # (condition, then, otherwise)
+
     @abstractmethod
     def zeros(self, shape: Any, like: Any) -> Any:
         """Zeros of the type, and on the device, of another array."""
@@ -142,6 +132,11 @@ class Backend(ABC):
             carry = step(carry, dict(zip(inputs, values, strict=True)))
             outputs.append(carry[0])
         return carry, self.stack(outputs, 0)
+
+    def once(self, step: Callable, carry: tuple, inputs: dict[str, Any]) -> tuple[tuple, Any]:
+        """`scan` over a single step, which needs no loop."""
+        carry = step(carry, {name: value[0] for name, value in inputs.items()})
+        return carry, carry[0][None]
 
     def hold(self, values: Any, fresh: Any, axis: int) -> Any:
         """Where `fresh` is false, the value of the last position along `axis` where it was true.
@@ -181,5 +176,3 @@ class Memory(Protocol):
 
     def threads(self) -> tuple[int, int]:
         """How many, and the address of the C function that runs them; 0 for lapse's own."""
-
-

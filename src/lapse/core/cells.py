@@ -1,7 +1,7 @@
 """The equations of one step, stated once, and the plain loop over them: the oracle.
 
-Everything is written with operators, so the same lines run on NumPy float64, PyTorch and every
-Keras backend; `Library` holds the few functions that differ. W, U, b are kernel, recurrent kernel
+Everything is written with operators, so the same lines run on NumPy float64, PyTorch, JAX and
+TensorFlow; `backend.py` lists the few functions that differ. W, U, b are kernel, recurrent kernel
 and bias in Keras's layout; gates stand in the order i f g o (LSTM) and z r n (GRU).
 
 `m` holds one mask a slot (`plan.Masks`), None where there is no noise. A mask multiplies;
@@ -14,78 +14,60 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lapse.core.plan import GATES, STATES, Masks
-
-
-class Weights(NamedTuple):
-    """kernel (features, gates*units), recurrent_kernel (units, gates*units), bias or None.
-
-    The bias is (gates*units,), for GRU with reset_after (2, gates*units): input row, recurrent row.
-    An LSTM may have a projection of its hidden state, (units, projected), as in Sak et al. 2014,
-    arXiv:1402.1128; h then has `projected` numbers, and recurrent_kernel as many rows.
-    """
-
-    kernel: Any
-    recurrent_kernel: Any
-    bias: Any = None
-    projection: Any = None
+from lapse.core.backend import Backend
+from lapse.core.masks import Masks
+from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import GATES, STATES
+from lapse.core.weights import Weights
 
 
-class Library(NamedTuple):
-    """What the loop takes from an array library."""
+class Functions(NamedTuple):
+    """What a step computes with besides operators. Layers may have other activations than these."""
 
-    tanh: Callable
-    sigmoid: Callable
-    concatenate: Callable  # (arrays, axis)
-    split: Callable  # (array, parts, axis) -> list
-    swapaxes: Callable
-    where: Callable
-    flip: Callable  # (array, axis)
-    zeros: Callable  # (shape, like): an array of the dtype and device of another
-    scan: Callable  # like `plain_scan`'s
+    tanh: Callable  # of candidates and states
+    sigmoid: Callable  # of gates
+    backend: Backend
 
 
 def lstm(
-    x: Any, h: Any, c: Any, U: Any, b: Any, m: Masks, lib: Library, projection: Any = None
+    x: Any, h: Any, c: Any, U: Any, b: Any, m: Masks, fn: Functions, projection: Any = None
 ) -> tuple:
     """x: (batch, 4*units) projection of the input, bias with it; h, c: (batch, units)."""
-    i, f, g, o = lib.split(x + read(h, U, m.h, lib), 4, -1)
-    i, f, o = drop(lib.sigmoid(i), m.i), drop(lib.sigmoid(f), m.f), drop(lib.sigmoid(o), m.o)
-    c_new = f * c + i * drop(lib.tanh(g), m.g)
-    h_new = o * lib.tanh(c_new)
+    i, f, g, o = fn.backend.split(x + read(h, U, m.h, fn.backend), 4, -1)
+    i, f, o = drop(fn.sigmoid(i), m.i), drop(fn.sigmoid(f), m.f), drop(fn.sigmoid(o), m.o)
+    c_new = f * c + i * drop(fn.tanh(g), m.g)
+    h_new = o * fn.tanh(c_new)
     if projection is not None:
         h_new = drop(h_new @ projection, m.s)
-    return update(h, h_new, m.k_h, lib), update(c, c_new, m.k_c, lib)
+    return update(h, h_new, m.k_h, fn.backend), update(c, c_new, m.k_c, fn.backend)
 
 
-def gru(x: Any, h: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
+def gru(x: Any, h: Any, U: Any, b: Any, m: Masks, fn: Functions) -> tuple:
     """The GRU with `reset_after`: r acts on what U made of h. b: (3*units,) recurrent bias."""
-    h_U = read(h, U, m.h, lib)
-    x_z, x_r, x_n = lib.split(x, 3, -1)
-    h_z, h_r, h_n = lib.split(h_U if b is None else h_U + b, 3, -1)
-    z = drop(lib.sigmoid(x_z + h_z), m.z)
-    r = drop(lib.sigmoid(x_r + h_r), m.r)
-    n = drop(lib.tanh(x_n + r * h_n), m.n)
-    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, lib),)
+    h_U = read(h, U, m.h, fn.backend)
+    x_z, x_r, x_n = fn.backend.split(x, 3, -1)
+    h_z, h_r, h_n = fn.backend.split(h_U if b is None else h_U + b, 3, -1)
+    z = drop(fn.sigmoid(x_z + h_z), m.z)
+    r = drop(fn.sigmoid(x_r + h_r), m.r)
+    n = drop(fn.tanh(x_n + r * h_n), m.n)
+    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, fn.backend),)
 
 
-def gru_reset_before(x: Any, h: Any, U: list, b: Any, m: Masks, lib: Library) -> tuple:
+def gru_reset_before(x: Any, h: Any, U: list, b: Any, m: Masks, fn: Functions) -> tuple:
     """The GRU of Cho et al. 2014: r acts on h before U does."""
-    x_z, x_r, x_n = lib.split(x, 3, -1)
+    x_z, x_r, x_n = fn.backend.split(x, 3, -1)
     U_z, U_r, U_n = U
     h_z, h_r, h_n = (h,) * 3 if m.h is None else (drop(h, mask) for mask in each(m.h, 3))
-    z = drop(lib.sigmoid(x_z + h_z @ U_z), m.z)
-    r = drop(lib.sigmoid(x_r + h_r @ U_r), m.r)
-    n = drop(lib.tanh(x_n + (r * h_n) @ U_n), m.n)
-    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, lib),)
+    z = drop(fn.sigmoid(x_z + h_z @ U_z), m.z)
+    r = drop(fn.sigmoid(x_r + h_r @ U_r), m.r)
+    n = drop(fn.tanh(x_n + (r * h_n) @ U_n), m.n)
+    return (update(h, drop(z * h + (1 - z) * n, m.s), m.k_h, fn.backend),)
 
 
-def simple_rnn(x: Any, h: Any, U: Any, b: Any, m: Masks, lib: Library) -> tuple:
+def simple_rnn(x: Any, h: Any, U: Any, b: Any, m: Masks, fn: Functions) -> tuple:
     """The network of Elman 1990, without gates."""
-    h_new = lib.tanh(x + read(h, U, m.h, lib))
-    return (update(h, drop(h_new, m.s), m.k_h, lib),)
+    h_new = fn.tanh(x + read(h, U, m.h, fn.backend))
+    return (update(h, drop(h_new, m.s), m.k_h, fn.backend),)
 
 
 def drop(value: Any, mask: Any) -> Any:
@@ -93,64 +75,34 @@ def drop(value: Any, mask: Any) -> Any:
     return value if mask is None else value * mask
 
 
-def update(old: Any, new: Any, mask: Any, lib: Library) -> Any:
+def update(old: Any, new: Any, mask: Any, backend: Backend) -> Any:
     """Moves from old to new where the mask is 1, stays where it is 0.
 
     A mask of 1 gives new and one of 0 gives old to the last bit, however large the other is.
     """
     if mask is None:
         return new
-    return _share(mask, new, lib) + _share(1 - mask, old, lib)
+    return _share(mask, new, backend) + _share(1 - mask, old, backend)
 
 
-def _share(mask: Any, value: Any, lib: Library) -> Any:
+def _share(mask: Any, value: Any, backend: Backend) -> Any:
     """mask * value, where 0 * infinity is 0; at 0, too, a finite value is the mask's gradient."""
     product = mask * value
     if isinstance(mask, float) and mask != 0:  # what evaluation multiplies by
         return product
-    return lib.where((mask == 0) & (product != product), 0, product)
+    return backend.where((mask == 0) & (product != product), 0, product)
 
 
-def read(h: Any, U: Any, masks: list | None, lib: Library) -> Any:
+def read(h: Any, U: Any, masks: list | None, backend: Backend) -> Any:
     """What the gates read of h through U. With a mask per gate, U is a list of the gates' parts."""
     if masks is None or len(masks) == 1:
         return drop(h, masks and masks[0]) @ U
-    return lib.concatenate([(h * m_k) @ U_k for m_k, U_k in zip(masks, U, strict=True)], -1)
+    return backend.concatenate([(h * m_k) @ U_k for m_k, U_k in zip(masks, U, strict=True)], -1)
 
 
 def each(masks: list, gates: int) -> list:
     """One mask a gate, from as many or from one for all."""
     return masks if len(masks) == gates else masks * gates
-
-
-def plain_scan(stack: Callable) -> Callable:
-    """The loop as one writes it down; `stack` joins a list of arrays along a new first axis.
-
-    It takes a step (carry, inputs of one step by name) -> carry, the first carry, and all inputs
-    by name with timesteps first; it returns the last carry, and carry[0] of every step.
-    """
-
-    def scan(step: Callable, carry: tuple, inputs: dict) -> tuple:
-        outputs = []
-        for values in zip(*inputs.values(), strict=True):
-            carry = step(carry, dict(zip(inputs, values, strict=True)))
-            outputs.append(carry[0])
-        return carry, stack(outputs)
-
-    return scan
-
-
-NUMPY = Library(
-    tanh=np.tanh,
-    sigmoid=lambda a: 0.5 + 0.5 * np.tanh(0.5 * a),  # no overflow for large negative a
-    concatenate=np.concatenate,
-    split=np.split,
-    swapaxes=np.swapaxes,
-    where=np.where,
-    flip=np.flip,
-    zeros=lambda shape, like: np.zeros(shape, like.dtype),
-    scan=plain_scan(np.stack),
-)
 
 
 _NO_MASKS = Masks()
@@ -166,20 +118,23 @@ def unroll(
     running: Any = None,
     reset_after: bool = True,
     reverse: bool = False,
-    library: Library = NUMPY,
+    activation: Callable | None = None,
+    recurrent_activation: Callable | None = None,
+    backend: Backend = NUMPY,
 ) -> tuple[Any, tuple]:
     """Runs a cell over whole sequences.
 
     Args:
         cell: "LSTM", "GRU" or "SimpleRNN".
         x: (batch, timesteps, features), at least one step.
-        masks: from `masks.draw` or `masks.expected`; arrays of x's library and dtype.
+        masks: from `drawing.draw`, or `plan.expected`; arrays of x's backend and dtype.
         initial_state: h, for LSTM h and c, each (batch, units); zeros by default. With a projection
             h is (batch, projected).
         running: (batch, timesteps) booleans, False where a step is padding: it holds state and
             output, the output being 0 before the first running step.
         reset_after: which GRU; see `gru` and `gru_reset_before`.
         reverse: whether to begin with the last step; steps keep their places and their masks.
+        activation, recurrent_activation: tanh and sigmoid by default.
 
     Returns:
         y (batch, timesteps, units), and the last state, a tuple like `initial_state`.
@@ -197,16 +152,19 @@ def unroll(
         one_step = partial(lstm, projection=weights.projection)
     if initial_state is None:
         widths = (outputs, U.shape[1] // gates)[: STATES[cell]]
-        initial_state = tuple(library.zeros((x.shape[0], width), x) for width in widths)
+        initial_state = tuple(backend.zeros((x.shape[0], width), x) for width in widths)
     per_gate = masks.h is not None and not isinstance(masks.h, float) and masks.h.shape[2] > 1
     if per_gate or one_step is gru_reset_before:
-        U = library.split(U, gates, -1)
+        U = backend.split(U, gates, -1)
+    functions = Functions(
+        activation or backend.tanh, recurrent_activation or backend.sigmoid, backend
+    )
     if running is not None:
-        x = library.where(running[..., None], x, 0)  # whatever stands in padding stays there
+        x = backend.where(running[..., None], x, 0)  # whatever stands in padding stays there
 
-    inputs = {"x": library.swapaxes(_project(x, W, bias, masks.x, gates, library), 0, 1)}
+    inputs = {"x": backend.swapaxes(_project(x, W, bias, masks.x, gates, backend), 0, 1)}
     if running is not None:
-        inputs["running"] = library.swapaxes(running, 0, 1)
+        inputs["running"] = backend.swapaxes(running, 0, 1)
     constant = {}
     for slot, mask in masks._asdict().items():
         if slot in "xWU" or mask is None:
@@ -216,36 +174,36 @@ def unroll(
         elif mask.shape[1] == 1:
             constant[slot] = _by_gate(mask[:, 0], slot)
         else:
-            inputs[slot] = library.swapaxes(mask, 0, 1)
+            inputs[slot] = backend.swapaxes(mask, 0, 1)
 
     if reverse:
-        inputs = {name: library.flip(value, 0) for name, value in inputs.items()}
+        inputs = {name: backend.flip(value, 0) for name, value in inputs.items()}
 
     def step(carry: tuple, now: dict) -> tuple:
         m = Masks(**constant, **{k: _by_gate(now[k], k) for k in now.keys() - {"x", "running"}})
-        state = one_step(now["x"], *carry[1:], U, recurrent_bias, m, library)
+        state = one_step(now["x"], *carry[1:], U, recurrent_bias, m, functions)
         new = (drop(state[0], m.y), *state)
         if running is None:
             return new
         keep = now["running"][:, None]
-        return tuple(library.where(keep, a, b) for a, b in zip(new, carry, strict=True))
+        return tuple(backend.where(keep, a, b) for a, b in zip(new, carry, strict=True))
 
-    y = library.zeros((x.shape[0], outputs), x)
-    (_, *state), ys = library.scan(step, (y, *initial_state), inputs)
+    y = backend.zeros((x.shape[0], outputs), x)
+    (_, *state), ys = backend.scan(step, (y, *initial_state), inputs)
     if reverse:
-        ys = library.flip(ys, 0)
-    return library.swapaxes(ys, 0, 1), tuple(state)
+        ys = backend.flip(ys, 0)
+    return backend.swapaxes(ys, 0, 1), tuple(state)
 
 
-def _project(x: Any, W: Any, bias: Any, mask: Any, gates: int, library: Library) -> Any:
+def _project(x: Any, W: Any, bias: Any, mask: Any, gates: int, backend: Backend) -> Any:
     """The input's part of every gate at every step, outside the loop: x W + b."""
     if mask is None or isinstance(mask, float):
         projected = drop(x, mask) @ W
     elif mask.shape[2] == 1:
         projected = (x * mask[:, :, 0]) @ W
     else:
-        parts = [(x * mask[:, :, k]) @ W_k for k, W_k in enumerate(library.split(W, gates, -1))]
-        projected = library.concatenate(parts, -1)
+        parts = [(x * mask[:, :, k]) @ W_k for k, W_k in enumerate(backend.split(W, gates, -1))]
+        projected = backend.concatenate(parts, -1)
     return projected if bias is None else projected + bias
 
 

@@ -3,7 +3,7 @@
     LSTM(128, noise=lapse.Zoneout(hidden=0.05, cell=0.5))
     LSTM(128, noise=[lapse.WeightDrop(0.5), lapse.Locked(0.4)])
 
-Forms add up where several are given, to at most four terms at one site. Masks act before zoneout,
+Several forms act together, with at most four terms at one site. Masks act before zoneout,
 whichever is given first: what Zoneout keeps is the old value, which no mask of that step drops.
 
 A new method is one class here: its rates as fields, its terms as text (`noise.py` has the
@@ -14,47 +14,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import ClassVar
 
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term, collect
 
-_KINDS: dict[str, type] = {"float": Real, "int": Integral, "bool": bool}
+_TYPES: dict[str, type] = {"float": Real, "int": Integral, "bool": bool}
 
 
 @dataclass(frozen=True)
 class Form(ABC):
-    """A published method. `terms` are its noise terms; `paper` is where it was described."""
+    """A published method; `paper` is where it is described."""
 
     paper: ClassVar[str]
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), _KINDS[str(field.type)]
-            wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-            if wrong or value != value:  # not a number, in both senses
-                article = "an" if kind is Integral else "a"
+            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+            wrong = not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
+            if wrong or value != value:  # NaN
+                article = "an" if wanted is Integral else "a"
                 raise LapseError(
                     f"{type(self).__name__} was given {field.name}={value!r}; write {article} "
                     f"{field.type}, such as {field.default!r}."
                 )
-            if kind is Real:  # of NumPy's, or a fraction: the text form has decimals
+            if wanted is Real:  # NumPy's numbers and fractions have another text
                 object.__setattr__(self, field.name, float(value))
-        collect(self.text())  # an illegal rate is reported where it was written
+        _ = self.terms  # an illegal rate is reported where it is written
 
     @abstractmethod
     def text(self) -> str:
         """The method in the text form of the algebra."""
 
-    @property
+    @cached_property
     def terms(self) -> tuple[Term, ...]:
+        """The method's noise terms, those with rate 0 left out; made once, with the form."""
         return collect(self.text())
 
 
 @dataclass(frozen=True)
 class Dropout(Form):
-    """Drops single numbers of the layer's input: each sample, step and feature by its own coin.
+    """Drops single numbers of the input, independently for each sample, step and feature.
 
     The same as a Dropout layer in front.
     """
@@ -72,7 +74,7 @@ class Dropout(Form):
 class SpatialDropout(Form):
     """Drops whole features of the input, for all steps of a sample.
 
-    The same as a SpatialDropout1D layer in front, and as Keras 3's `dropout=` by itself.
+    The same as a SpatialDropout1D layer in front, and as `dropout=` alone in Keras 3.
     """
 
     rate: float = 0.5
@@ -106,7 +108,7 @@ class TimestepDropout(Form):
 class KerasDropout(Form):
     """What `dropout=` and `recurrent_dropout=` mean in Keras 3, one mask per sequence.
 
-    `recurrent_dropout` above 0 makes both masks per gate; without it the gates share the input's.
+    With `recurrent_dropout` above 0 each gate has its own masks; without it all gates share one.
     """
 
     dropout: float = 0.0
@@ -144,9 +146,10 @@ class Variational(Form):
 
 @dataclass(frozen=True)
 class RnnDrop(Form):
-    """Multiplies the LSTM cell by one mask per sequence; at evaluation by 1 - rate, every step.
+    """Multiplies the LSTM's cell state by one mask per sequence.
 
-    Evaluation therefore forgets geometrically, and a warning gives the number.
+    Evaluation multiplies it by 1 - rate at every step, so it forgets geometrically; a warning says
+    how fast.
     """
 
     rate: float = 0.25
@@ -161,9 +164,9 @@ class RnnDrop(Form):
 
 @dataclass(frozen=True)
 class NoMemoryLoss(Form):
-    """Drops the candidate before it is added to the state; what the LSTM cell holds stays.
+    """Drops the candidate before it is added to the state, so an LSTM's cell keeps what it holds.
 
-    In a GRU a dropped candidate leaves z * h, which shrinks: there zoneout loses nothing.
+    In a GRU a dropped candidate leaves z * h, which is smaller than h; there, use `Zoneout`.
     """
 
     rate: float = 0.25
@@ -178,10 +181,10 @@ class NoMemoryLoss(Form):
 
 @dataclass(frozen=True)
 class Zoneout(Form):
-    """Keeps each unit's old value with probability `rate` instead of updating it, step by step.
+    """At each step, keeps each unit's old value with a probability instead of updating it.
 
-    At evaluation the expectation rate * old + (1 - rate) * new. The LSTM's hidden state reads the
-    cell before its zoneout. `cell` is for LSTM only.
+    Evaluation uses the expectation, rate * old + (1 - rate) * new. An LSTM computes its hidden
+    state from the cell before the cell's zoneout. `cell` is for LSTM only.
     """
 
     hidden: float = 0.05
@@ -211,7 +214,7 @@ class WeightDrop(Form):
 
 @dataclass(frozen=True)
 class Locked(Form):
-    """Drops whole features for all steps of a sample, on the input and, if asked, the output."""
+    """Drops whole features of the input, and of the output, for all steps of a sample."""
 
     inputs: float = 0.4
     outputs: float = 0.0
@@ -223,7 +226,7 @@ class Locked(Form):
 
 @dataclass(frozen=True)
 class AwdLstm(Form):
-    """The recurrent layer of the AWD-LSTM: weight drop with locked dropout around it."""
+    """The recurrent layer of the AWD-LSTM: weight drop, with locked dropout before and after."""
 
     weights: float = 0.5
     inputs: float = 0.4
@@ -236,10 +239,10 @@ class AwdLstm(Form):
 
 @dataclass(frozen=True)
 class Gaps(Form):
-    """Blanks whole steps of the input as real gaps would: zeros, and nothing else scaled.
+    """Sets whole steps of the input to zero, as real gaps do; the other steps are not scaled.
 
-    With `longest` above 1 the gaps are spans of 1 to `longest` steps that may touch; `rate` stays
-    the share of blanked steps.
+    With `longest` above 1 the gaps are spans of 1 to `longest` steps, which may touch; `rate` is
+    still the share of steps that are zero.
     """
 
     rate: float = 0.1
@@ -256,7 +259,7 @@ class Gaps(Form):
 
 @dataclass(frozen=True)
 class SkipSteps(Form):
-    """Skips whole steps: with one coin per sample and step, the layer keeps its entire state."""
+    """Skips whole steps: with probability `rate`, a sample keeps its entire state at a step."""
 
     rate: float = 0.1
     paper = (
@@ -270,7 +273,7 @@ class SkipSteps(Form):
 
 @dataclass(frozen=True)
 class EmbeddingDropout(Form):
-    """Drops word types: whole rows of an embedding table, wherever the word occurs."""
+    """Drops words: whole rows of an embedding table, at every place where the word occurs."""
 
     rate: float = 0.1
     per_sample: bool = False
@@ -283,19 +286,11 @@ class EmbeddingDropout(Form):
         return f"emb:{self.rate}@{'B' if self.per_sample else ''}V"
 
 
-FORMS: tuple[type[Form], ...] = (
-    Dropout,
-    SpatialDropout,
-    TimestepDropout,
-    KerasDropout,
-    Variational,
-    RnnDrop,
-    NoMemoryLoss,
-    Zoneout,
-    WeightDrop,
-    Locked,
-    AwdLstm,
-    Gaps,
-    SkipSteps,
-    EmbeddingDropout,
-)
+FORMS: tuple[type[Form], ...] = tuple(
+    Form.__subclasses__()
+)  # in the order in which they stand here
+
+
+def examples() -> tuple[Form, ...]:
+    """Each form at its default rates; KerasDropout, whose defaults drop nothing, at 0.5."""
+    return tuple(KerasDropout(0.5, 0.5) if form is KerasDropout else form() for form in FORMS)

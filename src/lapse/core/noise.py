@@ -20,12 +20,14 @@ Axes: B sample, T timestep, F feature or unit, G gate, V vocabulary id, I and O 
 a weight. T may come in blocks of k steps (T/k), as a Markov chain that redraws with probability
 rho (T~rho), or in spans of 1 to L steps (T[L], also F[L]; L is at most 65536).
 
+The fill is 0, or prev: the old value of c, s or state.
+
 At most four terms act at one site. Their masks are independent and multiply. Where one of them has
 the fill prev, the masks act first, on the new value, and then prev puts the old value in its place,
 whichever is written first: after "s:0.2@BF!exp s:0.1@BTF>prev" a unit holds its old value with
 probability 0.1, and else its new one, which is 0 with probability 0.2.
 
-All laws have mean 1 and variance rate / (1 - rate) where the scale is inv, but for concrete: at its
+All laws have mean 1 and variance rate / (1 - rate) where the scale is inv, except concrete: at its
 temperature of 0.1 some numbers lie between the ends 0 and 1 / (1 - rate), so its variance is 8.5 to
 9.9 % below (most at rate 0.5), and its mean up to 0.2 % below 1 and, at rates near 1, up to 1.7 %
 above.
@@ -34,15 +36,16 @@ above.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
+from functools import cached_property, lru_cache
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from lapse.core.advice import LONGEST_SPAN
 from lapse.core.errors import LapseError
-from lapse.core.rules import AXES, GATES, check_term, rate_text
+from lapse.core.rules import AXES, GATE_SITES, check_term
+from lapse.core.schedule import Schedule
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TERM = re.compile(
@@ -50,54 +53,7 @@ _TERM = re.compile(
     rf"@(?P<over>(?:[A-Z](?:/\d+|~{_NUMBER}|\[\d+\])?)+)"
     rf"(?:>(?P<fill>\w+|-?{_NUMBER}))?(?:~(?P<law>[a-z]+))?(?:!(?P<scale>[a-z]+))?"
 )
-_NO_LAYER = "no layer runs a rate that changes yet, so write a number, e.g. x:0.5@BTF"
-_FILLS = "0, as in x:0.5@BTF, or at c, s and state prev, as in s:0.5@BTF>prev"
 _AXIS = re.compile(rf"([A-Z])(?:(/)(\d+)|(~)({_NUMBER})|(\[)(\d+)\])?")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A rate that moves linearly between points `(progress, rate)`, both in [0, 1].
-
-    Text form: `0,0@.2,.3@.5,0`, where `@` gives the progress of training and the first and last
-    point stand at 0 and 1.
-    """
-
-    points: tuple[tuple[float, float], ...]
-
-    def __post_init__(self) -> None:
-        try:
-            points = tuple((float(at), float(rate)) for at, rate in self.points)
-        except (TypeError, ValueError):
-            raise LapseError(
-                f"the schedule {self.points!r} is not a sequence of pairs of numbers, such as "
-                f"((0.0, 0.0), (0.5, 0.3), (1.0, 0.0)); {_NO_LAYER}."
-            ) from None
-        object.__setattr__(self, "points", points)
-        progress = [at for at, _ in points]
-        rising = all(a <= b for a, b in pairwise(progress))
-        if len(progress) < 2 or progress[0] != 0 or progress[-1] != 1 or not rising:
-            raise LapseError(
-                f"the schedule {points!r} must run from progress 0 to 1 in rising order, as "
-                f"0,0@.2,.3@.5,0 does; {_NO_LAYER}."
-            )
-
-    @staticmethod
-    def parse(text: str) -> Schedule:
-        parts = [part.partition("@")[::2] for part in text.split(",")]
-        ends = {0: "0", len(parts) - 1: "1"}
-        if any(not at and n not in ends for n, (_, at) in enumerate(parts)):
-            raise LapseError(
-                f"the schedule '{text}' has an inner point that is not rate@progress, as those of "
-                f"0,0@.2,.3@.5,0 are; {_NO_LAYER}."
-            )
-        return Schedule(
-            tuple((float(at or ends[n]), float(rate)) for n, (rate, at) in enumerate(parts))
-        )
-
-    def __str__(self) -> str:
-        inner = [f"{rate!r}@{at!r}" for at, rate in self.points[1:-1]]
-        return ",".join([repr(self.points[0][1]), *inner, repr(self.points[-1][1])])
 
 
 @dataclass(frozen=True)
@@ -105,12 +61,12 @@ class Axis:
     """One axis that a mask is independent along: `T`, or `T/4`, `T~0.1`, `T[5]`."""
 
     name: str
-    kind: str = ""  # "/", "~" or "["; the number that goes with it is `size`
+    run: str = ""  # "/", "~" or "["; the number that goes with it is `size`
     size: float = 0
 
     def __str__(self) -> str:
-        number = repr(self.size) if self.kind == "~" else str(int(self.size))
-        return self.name + {"": "", "[": f"[{number}]"}.get(self.kind, self.kind + number)
+        number = repr(self.size) if self.run == "~" else str(int(self.size))
+        return self.name + {"": "", "[": f"[{number}]"}.get(self.run, self.run + number)
 
 
 @dataclass(frozen=True)
@@ -121,12 +77,11 @@ class Term:
         site: where it acts, one of `rules.SITES`.
         rate: probability of dropping, in [0, 1); or a `Schedule`; or "learned" (which no layer
             runs yet). For "gauss" and "uniform" it sets the variance of the multiplier,
-            rate / (1 - rate), which is that of inverted Bernoulli dropout. That of "concrete" is
-            8.5 to 9.9 % below, because its temperature is 0.1.
+            rate / (1 - rate), as that of inverted Bernoulli dropout. That of "concrete" is 8.5 to
+            9.9 % below, because its temperature is 0.1.
         over: the axes the mask is independent along, e.g. "BTF"; shared along all others.
-        fill: what stands in for a dropped value: a number, "prev" (zoneout: keep the old value) or
-            "mean". Layers run 0, and "prev" at c, s and state. At one site "prev" acts after all
-            masks.
+        fill: what takes the place of a dropped value: 0, or at c, s and state "prev" (zoneout: the
+            old value). At one site "prev" acts after all masks.
         law: "bern" (keep or drop), "gauss", "uniform", or "concrete" (relaxed Bernoulli).
         scale: "inv" (train m/(1-rate), evaluate as is), "exp" (train m, evaluate times 1-rate),
             "none" (train m, evaluate as is). Default: "exp" on gates, "inv" elsewhere, and no
@@ -139,41 +94,55 @@ class Term:
     site: str
     rate: float | Schedule | Literal["learned"]
     over: str
-    fill: float | Literal["prev", "mean"] = 0.0
+    fill: float | Literal["prev"] = 0.0
     law: str = "bern"
     scale: str | None = None
 
     def __post_init__(self) -> None:
         axes = sorted(_axes(self.over), key=lambda axis: AXES.find(axis.name))
         object.__setattr__(self, "over", "".join(map(str, axes)))
-        for name, words in (("rate", ("learned",)), ("fill", ("prev", "mean"))):
-            value = getattr(self, name)
-            if isinstance(value, Real) and not isinstance(value, bool):
-                object.__setattr__(self, name, float(value))
-            elif not (value in words if isinstance(value, str) else isinstance(value, Schedule)):
-                raise LapseError(
-                    f"the {name} {value!r} at {self.site} is not a number; write "
-                    f"{'a number in [0, 1)' if name == 'rate' else _FILLS}."
-                )
+        object.__setattr__(self, "rate", _number(self.rate))
+        object.__setattr__(self, "fill", _number(self.fill))
+        learned = isinstance(self.rate, str) and self.rate == "learned"
+        if not (learned or isinstance(self.rate, (float, Schedule))):
+            raise LapseError(
+                f"the rate {self.rate!r} at {self.site} is not a number; write a number in [0, 1)."
+            )
+        if not isinstance(self.fill, (float, str)):
+            raise LapseError(
+                f"the fill {self.fill!r} at {self.site} is neither 0 nor prev; leave it out, or at "
+                "c, s and state write 'prev'."
+            )
         if self.scale is None and self.fill != "prev":
-            object.__setattr__(self, "scale", "exp" if self.site in GATES else "inv")
+            object.__setattr__(self, "scale", _usual_scale(self.site))
         check_term(self)
 
-    @property
+    @cached_property
     def axes(self) -> dict[str, Axis]:
         """The axes of `over`, by letter."""
         return {axis.name: axis for axis in _axes(self.over)}
 
+    @property
+    def probability(self) -> float:
+        """The rate of a term that `plan.sources` accepts."""
+        assert isinstance(self.rate, float)
+        return self.rate
+
+    @property
+    def factor(self) -> float:
+        """What is kept is multiplied by it in training."""
+        return 1 / (1 - self.probability) if self.scale == "inv" else 1.0
+
     def __str__(self) -> str:
         fill = "" if self.fill == 0 else f">{self.fill}"
         law = "" if self.law == "bern" else f"~{self.law}"
-        default = None if self.fill == "prev" else "exp" if self.site in GATES else "inv"
-        scale = "" if self.scale in (None, default) else f"!{self.scale}"
-        return f"{self.site}:{rate_text(self.rate)}@{self.over}{fill}{law}{scale}"
+        usual = None if self.fill == "prev" else _usual_scale(self.site)
+        scale = "" if self.scale in (None, usual) else f"!{self.scale}"
+        return f"{self.site}:{self.rate}@{self.over}{fill}{law}{scale}"
 
 
 def parse(text: str) -> tuple[Term, ...]:
-    """Reads terms separated by blanks; the inverse of `' '.join(map(str, terms))`.
+    """Reads terms separated by blanks; the inverse of `text_of`.
 
     Raises:
         LapseError: names the term that can't be read, or the rule that it breaks.
@@ -191,58 +160,13 @@ def parse(text: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def _rate(text: str) -> float | Schedule | Literal["learned"]:
-    if text == "learned":
-        return "learned"
-    return Schedule.parse(text) if "," in text else _single_rate(text)
-
-
-def _single_rate(text: str) -> float:
-    if "@" in text:
-        raise LapseError(
-            f"the schedule '{text}' has one point and needs two, as 0,.3@.5,0 has; {_NO_LAYER}."
-        )
-    return float(text)
-
-
-def _fill(text: str | None) -> float | Literal["prev", "mean"]:
-    if text is None:
-        return 0.0
-    if text == "prev":
-        return "prev"
-    if text == "mean":
-        return "mean"
-    try:
-        return float(text)
-    except ValueError:
-        raise LapseError(f"the fill '{text}' is unknown; write {_FILLS}.") from None
-
-
-@lru_cache
-def _axes(over: str) -> tuple[Axis, ...]:
-    found = list(_AXIS.finditer(over)) if isinstance(over, str) else []
-    letters = {match[1] for match in found}
-    if not found or "".join(match.group() for match in found) != over or letters - set(AXES):
-        raise LapseError(
-            f"'{over}' is not a list of axes; write letters of {AXES}, T also as T/4, T~0.1, T[5]."
-        )
-    axes = []
-    for match in found:
-        name, *rest = match.groups()
-        kind, size = next(((rest[n], rest[n + 1]) for n in (0, 2, 4) if rest[n]), ("", "0"))
-        if float(size) > 2**31:
-            raise LapseError(
-                f"'{over}' has the number {size}, larger than any run along {name}; write e.g. "
-                f"x:0.5@BT/4, x:0.5@BT~0.1 or x:0.5@BT[{LONGEST_SPAN}]."
-            )
-        axes.append(Axis(name, kind, float(size)))
-    return tuple(axes)
+def text_of(terms: Iterable[Term]) -> str:
+    """Terms in the text form, separated by blanks."""
+    return " ".join(map(str, terms))
 
 
 def collect(noise: object) -> tuple[Term, ...]:
-    """The terms of what a user gave as `noise=`, those with rate 0 left out.
-
-    Layers and tables run at most four of them at one site.
+    """The terms of what a user gives as `noise=`; those with rate 0 are left out.
 
     Args:
         noise: None, text, a `Term`, a form (anything with `terms`), or a list or tuple of these.
@@ -266,3 +190,47 @@ def collect(noise: object) -> tuple[Term, ...]:
             "such as 'x:0.5@BF', or a list of these."
         )
     return tuple(term for term in terms if term.rate != 0)
+
+
+def _usual_scale(site: str) -> str:
+    return "exp" if site in GATE_SITES else "inv"
+
+
+def _number(value: Any) -> Any:
+    """A float from any number; anything else as it is."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+
+
+def _rate(text: str) -> float | Schedule | Literal["learned"]:
+    if text == "learned":
+        return "learned"
+    return Schedule.parse(text) if "," in text or "@" in text else float(text)
+
+
+def _fill(text: str | None) -> Any:
+    """A number where it is one; `Term` refuses what is neither 0 nor prev."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return text
+
+
+@lru_cache
+def _axes(over: str) -> tuple[Axis, ...]:
+    found = list(_AXIS.finditer(over)) if isinstance(over, str) else []
+    letters = {match[1] for match in found}
+    if not found or "".join(match.group() for match in found) != over or letters - set(AXES):
+        raise LapseError(
+            f"'{over}' is not a list of axes; write letters of {AXES}, T also as T/4, T~0.1, T[5]."
+        )
+    axes = []
+    for match in found:
+        name, *rest = match.groups()
+        run, size = next(((rest[n], rest[n + 1]) for n in (0, 2, 4) if rest[n]), ("", "0"))
+        if float(size) > 2**31:
+            raise LapseError(
+                f"'{over}' has the number {size}, larger than any run along {name}; write e.g. "
+                f"x:0.5@BT/4, x:0.5@BT~0.1 or x:0.5@BT[{LONGEST_SPAN}]."
+            )
+        axes.append(Axis(name, run, float(size)))
+    return tuple(axes)

@@ -1,15 +1,14 @@
 """The random bits: Philox4x32-10, a function of a counter and a key.
 
-Four 32-bit words out of four, keyed by a 64-bit seed, with no state: word n of a stream is there
-at once, on any device, in any order. Salmon, Moraes, Dror, Shaw 2011, "Parallel Random Numbers: As
-Easy as 1, 2, 3", doi:10.1145/2063384.2063405. (NumPy's own Philox is the 64-bit variant.)
+It makes four 32-bit words from four, keyed by a 64-bit seed. It has no state, so every word can be
+computed directly, on any device and in any order. Salmon, Moraes, Dror, Shaw 2011, "Parallel Random
+Numbers: As Easy as 1, 2, 3", doi:10.1145/2063384.2063405. (NumPy's own Philox is the 64-bit
+variant.)
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
-
-import numpy as np
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -24,20 +23,6 @@ class Words(Protocol):
 
     def add(self, word: Any, constant: int) -> Any:
         """The sum, modulo 2**32."""
-
-
-class NumpyWords:
-    """Words held in uint64 arrays, so that a product fits."""
-
-    def word(self, value: Any) -> Any:
-        return np.asarray(value, dtype=np.uint64)
-
-    def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
-        product = word * np.uint64(constant)
-        return product >> np.uint64(32), product & np.uint64(WORD)
-
-    def add(self, word: Any, constant: int) -> Any:
-        return (word + np.uint64(constant)) & np.uint64(WORD)
 
 
 def philox(counter: tuple[Any, ...], key: tuple[Any, Any], words: Words) -> tuple[Any, ...]:

@@ -1,18 +1,19 @@
 """The ten rules that say which noise terms can work, each with its reason and a way out.
 
  1  What a cell carries elementwise (LSTM c, GRU s, state) must not be scaled up: no `inv`.
- 2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal but forgets
-    geometrically: a warning.
- 3  `>prev` needs a previous value and takes no scale; other fills belong to x, y and emb.
- 4  Gates scale at evaluation; `inv` would push the carrying gates f and z above 1.
+ 2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal, but the
+    state decays geometrically: a warning says how fast.
+ 3  The fill is 0 or prev. `>prev` needs a state (c, s, state) and takes no scale.
+ 4  The carrying gates f and z must stay below 1: no `inv`. All gates scale at evaluation by
+    default.
  5  G belongs to x and h, which several gates read; B and T never to a weight.
  6  V belongs to emb; blocks, chains and spans run along T, spans also along F, 65536 at most.
  7  Laws are matched: `rate` means a variance of rate / (1 - rate) around mean 1. That of the
     relaxed coin of `concrete` is 8.5 to 9.9 % smaller.
  8  A learned rate needs a relaxed law.
- 9  A site must exist in the cell; cells linear in h have neither h nor U.
+ 9  A site must exist in the cell.
 10  Padding takes no part: a mask of a real step never depends on padded ones, and each direction
-    has its own stream. `masks.py` draws so that this holds.
+    has its own stream. `drawing.py` draws so that this holds.
 """
 
 from __future__ import annotations
@@ -21,21 +22,18 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
-from lapse.core.advice import LONGEST_SPAN, nearest, over_with
+from lapse.core.advice import LONGEST_SPAN, STATE_SITES, nearest, over_with
 from lapse.core.errors import LapseError, outside
 
 if TYPE_CHECKING:
     from lapse.core.noise import Term
 
 SITES = ("x", "h", "y", "W", "U", "i", "f", "g", "o", "z", "r", "n", "c", "s", "state", "emb")
-GATES = ("i", "f", "g", "o", "z", "r", "n")
-CELLS = {  # the sites of each cell; the last three are linear in h, with no recurrent kernel
+GATE_SITES = ("i", "f", "g", "o", "z", "r", "n")
+CELLS = {  # the sites of each cell
     "LSTM": ("x", "h", "y", "W", "U", "i", "f", "g", "o", "c", "s", "state"),
     "GRU": ("x", "h", "y", "W", "U", "z", "r", "n", "g", "s", "state"),
     "SimpleRNN": ("x", "h", "y", "W", "U", "s", "state"),
-    "minGRU": ("x", "y", "W", "z", "n", "s", "state"),
-    "SRU": ("x", "y", "W", "f", "r", "c", "state"),
-    "QRNN": ("x", "y", "W", "f", "o", "c", "state"),
 }
 AXES = "BTFGVIO"
 LAWS = ("bern", "gauss", "uniform", "concrete")
@@ -44,36 +42,40 @@ SCALES = ("inv", "exp", "none")
 
 def check_term(term: Term) -> None:
     """Raises `LapseError` where the parts of `term` can't go together in any cell."""
-    for rule in (_known, _rate_range, _prev, _gate, _axes_of_site, _runs, _law, _learned):
+    for rule in (_known, _rate_range, _fill, _gate, _axes_of_site, _runs, _law, _learned):
         rule(term)
     if term.site in ("c", "state"):
         _no_growth(term, "the state it multiplies is carried from step to step")
 
 
 def check(terms: Iterable[Term], cell: str) -> None:
-    """Raises `LapseError` where a term can't act in `cell` (a key of `CELLS`); warns of rule 2."""
+    """Raises `LapseError` where a term can't act in `cell` (a key of `CELLS`)."""
     if cell not in CELLS:
         raise LapseError(f"the cell '{cell}' is unknown; write one of {', '.join(CELLS)}.")
     for term in terms:
         _has_site(term, cell)
         if _carried(term, cell):
             _no_growth(term, f"{cell} carries {term.site} elementwise from step to step")
-        if _carried(term, cell) or term.site in ("f", "z"):
-            _forgets(term)
 
 
-def rate_text(rate: object) -> str:
-    """A rate as the text form writes it."""
-    return repr(rate) if isinstance(rate, float) else str(rate)
+def warn_of_forgetting(terms: Iterable[Term], cell: str) -> None:
+    """Warns of rule 2, at the line of the user's code that makes a layer."""
+    for term in terms:
+        forgets = _carried(term, cell) or term.site in ("f", "z")
+        if forgets and term.scale == "exp" and isinstance(term.rate, float) and term.rate > 0:
+            left = (0.98 * (1 - term.rate)) ** 50
+            warnings.warn(
+                f"{term} forgets at evaluation, where each step multiplies what it carries by "
+                f"1-rate: with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 "
+                "steps (0.36 without noise). Zoneout (>prev) does not forget.",
+                UserWarning,
+                stacklevel=outside(),
+            )
 
 
 def _refuse(term: Term, why: str, instead: str) -> NoReturn:
-    yet = ""
-    if not isinstance(term.rate, float):
-        yet = ". No layer runs a rate that changes yet"
-    elif term.site in ("x", "y", "emb") and term.fill != 0:
-        yet = f". No layer fills {term.site} with {term.fill} yet"
-    raise LapseError(f"{term} can't work: {why}; {instead}{yet}.")
+    moves = "" if isinstance(term.rate, float) else ". No layer runs a rate that changes yet"
+    raise LapseError(f"{term} can't work: {why}; {instead}{moves}.")
 
 
 def _known(term: Term) -> None:
@@ -113,42 +115,28 @@ def _no_growth(term: Term, because: str) -> None:
 
 
 def _carried(term: Term, cell: str) -> bool:
-    """LSTM and SimpleRNN read s only through the recurrent kernel; GRU mixes it elementwise."""
-    return term.site in ("c", "state") or (term.site == "s" and cell not in ("LSTM", "SimpleRNN"))
+    """Whether the cell carries a site elementwise; only GRU does so with s."""
+    return term.site in ("c", "state") or (term.site == "s" and cell == "GRU")
 
 
-def _forgets(term: Term) -> None:
-    """Rule 2."""
-    if term.scale == "exp" and isinstance(term.rate, float) and term.rate > 0:
-        left = (0.98 * (1 - term.rate)) ** 50
-        warnings.warn(
-            f"{term} forgets at evaluation, where each step multiplies what it carries by 1-rate: "
-            f"with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 steps (0.36 "
-            "without noise). Zoneout (>prev) does not forget.",
-            UserWarning,
-            stacklevel=outside(),
-        )
-
-
-def _prev(term: Term) -> None:
-    """Rule 3: `prev` needs a previous value, and its expectation needs no scale."""
-    if term.fill == "prev":
-        if term.site not in ("x", "y", "c", "s", "state"):
-            hold = f", or {nearest(term, site='s')} to keep the old hidden state"
-            _refuse(
-                term,
-                f"{term.site} has no previous value to keep",
-                f"write {nearest(term, fill=0.0)}{'' if term.site in ('W', 'U', 'emb') else hold}",
-            )
-        if term.scale is not None:
-            _refuse(term, "a value that is kept is not scaled", f"write {nearest(term)}")
-    elif term.fill != 0 and term.site not in ("x", "y", "emb"):
-        held = term.site in ("c", "s", "state") and term.scale != "exp"
+def _fill(term: Term) -> None:
+    """Rule 3; `prev` takes no scale because its expectation needs none."""
+    if term.fill not in (0, "prev"):
+        hold = f", or {nearest(term, fill='prev')} to keep the old value (zoneout)"
         _refuse(
             term,
-            f"only x, y and emb can be filled with something else than 0 or prev, not {term.site}",
-            f"write {nearest(term, fill='prev' if held else 0.0)}",
+            f"its fill {term.fill!r} is neither 0 nor prev",
+            f"write {nearest(term)}{hold if term.site in STATE_SITES else ''}",
         )
+    if term.fill == "prev" and term.site not in STATE_SITES:
+        hold = f", or {nearest(term, site='s')} to keep the old hidden state"
+        _refuse(
+            term,
+            f"{term.site} is not a state, so it has no previous value to keep",
+            f"write {nearest(term, fill=0.0)}{'' if term.site in ('W', 'U', 'emb') else hold}",
+        )
+    if term.fill == "prev" and term.scale is not None:
+        _refuse(term, "a value that is kept is not scaled", f"write {nearest(term)}")
 
 
 def _gate(term: Term) -> None:
@@ -187,8 +175,8 @@ def _axes_of_site(term: Term) -> None:
             _refuse(
                 term,
                 "an embedding table drops the rows of vocabulary ids",
-                f"write {nearest(term, over='V')}, or {nearest(term, over='BV')} for each sample "
-                "its own",
+                f"write {nearest(term, over='V')}, or {nearest(term, over='BV')} for a mask per "
+                "sample",
             )
         return
     if "V" in names:
@@ -201,7 +189,7 @@ def _axes_of_site(term: Term) -> None:
     if "G" in names and term.site not in ("x", "h"):
         _refuse(
             term,
-            f"only what several gates read, x and h, can have a mask per gate; {term.site} is one",
+            "only x and h, which several gates read, can have a mask per gate",
             f"write {nearest(term)}",
         )
 
@@ -209,32 +197,32 @@ def _axes_of_site(term: Term) -> None:
 def _runs(term: Term) -> None:
     """Rule 6, second half: blocks and chains run along time; spans along time or features."""
     for axis in term.axes.values():
-        if axis.kind and not (axis.name == "T" or (axis.name == "F" and axis.kind == "[")):
+        if axis.run and not (axis.name == "T" or (axis.name == "F" and axis.run == "[")):
             _refuse(
                 term,
                 f"{axis} asks for runs along {axis.name}, which has no order to run along",
                 f"write {nearest(term)}, or a run T/k, T~rho, T[L] or F[L]",
             )
-        if axis.kind in ("/", "[") and axis.size < 1:
+        if axis.run in ("/", "[") and axis.size < 1:
             _refuse(term, f"{axis} has length 0", f"write {nearest(term)}")
-        if axis.kind == "[" and axis.size > LONGEST_SPAN:
+        if axis.run == "[" and axis.size > LONGEST_SPAN:
             longest = over_with(term, axis.name, f"{axis.name}[{LONGEST_SPAN}]")
             rest = over_with(term, axis.name, "")
             whole = "for whole sequences" if axis.name == "T" else "all features at once"
             drop = f", or {nearest(term, over=rest)} to drop {whole}" if rest else ""
             _refuse(
                 term,
-                f"{axis} asks for spans longer than {LONGEST_SPAN}, which cost as much as so many "
-                "timesteps",
+                f"{axis} asks for spans longer than {LONGEST_SPAN}, which cost as much as that "
+                "many timesteps",
                 f"write at most {nearest(term, over=longest)}{drop}",
             )
-        if axis.kind == "~" and not 0 <= axis.size <= 1:
+        if axis.run == "~" and not 0 <= axis.size <= 1:
             _refuse(
                 term,
-                f"{axis} must redraw with a probability in [0, 1]",
-                f"write {nearest(term)} for each step afresh, or T~rho with such a probability",
+                f"{axis} redraws with a probability that is not in [0, 1]",
+                f"write {nearest(term)} to redraw at each step, or T~rho with rho in [0, 1]",
             )
-    if sum(bool(axis.kind) for axis in term.axes.values()) > 1:
+    if sum(bool(axis.run) for axis in term.axes.values()) > 1:
         first, second = (nearest(term, over=over_with(term, name, name)) for name in "FT")
         _refuse(
             term,
@@ -244,7 +232,7 @@ def _runs(term: Term) -> None:
 
 
 def _law(term: Term) -> None:
-    """Rule 7: laws are matched by variance at mean 1, so continuous ones carry their own scale."""
+    """Rule 7; continuous laws have mean 1, so they need no scale at evaluation."""
     if term.law == "bern":
         return
     if term.fill != 0 or (term.law in ("gauss", "uniform") and term.scale != "inv"):
@@ -254,16 +242,20 @@ def _law(term: Term) -> None:
             f"the law {term.law} multiplies by a number around 1 and never replaces a value",
             f"write {' or '.join(dict.fromkeys(offers))}",
         )
-    if any(axis.kind == "[" for axis in term.axes.values()):
-        _refuse(term, "a span is dropped or kept as a whole", f"write {nearest(term)}")
+    if any(axis.run == "[" for axis in term.axes.values()):
+        _refuse(
+            term,
+            "a span is dropped or kept as a whole, which only the law bern does",
+            f"write {nearest(term)}",
+        )
 
 
 def _learned(term: Term) -> None:
-    """Rule 8: a coin has no gradient with respect to its rate."""
+    """Rule 8."""
     if term.rate == "learned" and term.law == "bern":
         _refuse(
             term,
-            "keep-or-drop has no gradient with respect to its rate",
+            "keeping or dropping has no gradient with respect to its rate",
             f"write {nearest(term)}, or any other number",
         )
 
@@ -277,9 +269,5 @@ def _has_site(term: Term, cell: str) -> None:
             f"give {nearest(term)} to lapse.keras.Embedding or lapse.torch.Embedding",
         )
     if term.site not in CELLS[cell]:
-        why = {
-            "h": f"{cell} has no recurrent kernel that could read h",
-            "U": f"{cell} has no recurrent kernel",
-            "c": f"{cell} has no cell state",
-        }.get(term.site, f"{cell} has no {term.site}")
-        _refuse(term, why, f"its sites are {' '.join(CELLS[cell])}")
+        what = "cell state" if term.site == "c" else term.site
+        _refuse(term, f"{cell} has no {what}", f"its sites are {' '.join(CELLS[cell])}")

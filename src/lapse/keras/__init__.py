@@ -12,4 +12,4 @@ from lapse.keras.embedding import Embedding as Embedding
 from lapse.keras.layers import GRU as GRU
 from lapse.keras.layers import LSTM as LSTM
 from lapse.keras.layers import SimpleRNN as SimpleRNN
-from lapse.keras.mc import mc_dropout as mc_dropout
+from lapse.keras.monte_carlo import mc_dropout as mc_dropout

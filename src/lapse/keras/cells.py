@@ -1,8 +1,9 @@
 """`keras.layers.LSTMCell`, `GRUCell` and `SimpleRNNCell` with `noise=`, for `keras.layers.RNN`.
 
-A cell sees one step at a time and never which one, so its noise must be constant over time; noise
-drawn per step belongs into the layers. Nor does it know its direction: where `Bidirectional` copies
-a cell with a seed, both directions have the same masks, unless its `backward_layer` has another.
+A cell gets one step at a time and does not know which one, so its noise must be constant over time;
+noise drawn at each step needs a layer. A cell does not know its direction either: where
+`Bidirectional` copies a cell with a seed, both directions have the same masks, unless its
+`backward_layer` has another seed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from keras import ops
 
 from lapse.core import cells
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks, check_masks
-from lapse.keras import arrays
-from lapse.keras.kept import call_context
-from lapse.keras.noisy import Noisy
+from lapse.core.masks import Masks, check_masks
+from lapse.keras.backend import BACKEND, activations, draw, next_seed, weights
+from lapse.keras.noise_arguments import Noisy
+from lapse.keras.private import call_context
 
 
 class _Cell(Noisy):
@@ -33,8 +34,8 @@ class _Cell(Noisy):
         for term in self.plan.terms:
             if "T" in term.axes:
                 raise LapseError(
-                    f"{term} draws a mask per step, and a cell doesn't know which step it is at; "
-                    f"write lapse.keras.{self.kind}(..., noise='{term}')."
+                    f"{term} draws a mask at each step, and a cell does not know its step; "
+                    f"write lapse.keras.{self.cell_name}(..., noise='{term}')."
                 )
 
     def draw_masks(self, batch: Any, seed: Any = None) -> Masks:
@@ -45,9 +46,9 @@ class _Cell(Noisy):
             seed: a whole number in [0, 2**64); by default the next one of the cell's own
                 `keras.random.SeedGenerator`.
         """
-        return arrays.draw(
-            self.planned,
-            arrays.next_seed(self.seed_generator) if seed is None else seed,
+        return draw(
+            self.plan,
+            next_seed(self.seed_generator) if seed is None else seed,
             self.compute_dtype,
             batch=batch,
             timesteps=1,
@@ -68,8 +69,8 @@ class _Cell(Noisy):
         Args:
             inputs: (batch, features).
             states: one (batch, units) or a list of them.
-            training: whether to draw noise. Outside `keras.layers.RNN` each call draws its own
-                masks unless they are given.
+            training: whether to draw noise. Outside `keras.layers.RNN` each call draws new masks
+                unless `masks` is given.
             masks: drop masks from `draw_masks`.
             keep_noise: as for `lapse.keras.LSTM`.
 
@@ -78,13 +79,14 @@ class _Cell(Noisy):
         """
         nested = isinstance(states, (list, tuple))
         y, state = cells.unroll(
-            self.kind,
+            self.cell_name,
             ops.cast(inputs[:, None], self.compute_dtype),
-            arrays.weights(self),
+            weights(self),
             self._masks(inputs, self.draws(inputs, training, keep_noise), masks),
             initial_state=tuple(states) if nested else (states,),
             reset_after=getattr(self, "reset_after", True),
-            library=arrays.library(self, arrays.once),
+            **activations(self),
+            backend=BACKEND,
         )
         return y[:, 0], list(state) if nested else state[0]
 
@@ -100,12 +102,12 @@ class _Cell(Noisy):
             )
             return given
         if not (training and self.plan.slots):
-            return self.planned.expected
+            return self.plan.expected
         of_the_sequence = self._context().get(self._name)
         return of_the_sequence or self.draw_masks(ops.shape(inputs)[0])
 
-    # keras.layers.RNN calls these two around its loop, for cells that draw per sequence. Between
-    # them the masks stand in the context of its call, which ends with it even when the loop fails.
+    # keras.layers.RNN calls these two before and after its loop. In between, the masks are kept in
+    # the context of its call, which ends even if the loop fails.
     def get_dropout_mask(self, step_input: Any) -> None:
         training = self._context().get("training")
         if self.plan.slots and self.draws(step_input, training):
@@ -123,25 +125,25 @@ class _Cell(Noisy):
         return values
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
-        """Drawn with the input's."""
+        """Does nothing: `get_dropout_mask` draws all masks."""
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class LSTMCell(_Cell, keras.layers.LSTMCell):
     """`keras.layers.LSTMCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "LSTM"
+    cell_name = "LSTM"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class GRUCell(_Cell, keras.layers.GRUCell):
     """`keras.layers.GRUCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "GRU"
+    cell_name = "GRU"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class SimpleRNNCell(_Cell, keras.layers.SimpleRNNCell):
     """`keras.layers.SimpleRNNCell` with `noise=`; see `lapse.keras.LSTM`."""
 
-    kind = "SimpleRNN"
+    cell_name = "SimpleRNN"

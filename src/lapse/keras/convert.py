@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
-from lapse.core import masks
-from lapse.core.errors import LapseError
+from lapse.core.errors import LapseError, outside
 from lapse.core.forms import KerasDropout
-from lapse.core.noise import Term, collect, parse
+from lapse.core.noise import Term, collect, text_of
+from lapse.core.plan import Plan, expected_rows
 from lapse.keras import cells, dropout, layers
-from lapse.keras.kept import KeepsNoise
-from lapse.keras.staying import refusal, staying
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.unconverted import refusal, unconverted
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
@@ -32,12 +32,12 @@ Config = dict[str, Any]
 
 
 def convert(model: Any, noise: Any = None) -> Any:
-    """A copy of a model with lapse's layers and cells in the place of Keras's.
+    """A copy of a model with lapse's layers and cells in place of Keras's.
 
     `LSTM`, `GRU`, `SimpleRNN`, their cells, `Dropout` and `SpatialDropout1D` are exchanged, also
-    inside `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model. Names and weights
-    are the same, so are predictions; all other layers are copied as `keras.models.clone_model`
-    does, and a compiled model's copy is compiled, with a new optimizer.
+    inside `Bidirectional`, `RNN`, `TimeDistributed` and models inside the model. Names, weights and
+    predictions are the same. All other layers are copied as `keras.models.clone_model` does, and
+    the copy of a compiled model is compiled, with a new optimizer.
 
     Args:
         model: a Sequential or functional model, or a layer.
@@ -46,14 +46,14 @@ def convert(model: Any, noise: Any = None) -> Any:
 
     Warns:
         UserWarning: names the recurrent and Dropout layers that stay Keras's, each with the reason:
-            classes derived from Keras's, layers that a layer of one's own makes for itself, cells
-            of another kind, ConvLSTM, and layers with a rate of 1, which lapse refuses.
+            classes derived from Keras's, layers made inside a custom layer, custom cells, ConvLSTM,
+            and layers with a rate of 1, which lapse refuses.
 
     Raises:
-        LapseError: for a subclassed model, for what is no layer, for noise that one of the layers
-            can't have, and where there is none to have it.
+        LapseError: for a subclassed model, for anything that is not a layer, for noise that one of
+            the layers can't have, and for noise where no layer can take it.
     """
-    text = " ".join(map(str, collect(noise)))
+    text = text_of(collect(noise))
     takes_noise = False
 
     def exchanged(config: Config) -> Config:
@@ -70,32 +70,32 @@ def convert(model: Any, noise: Any = None) -> Any:
         return {**config, **found}
 
     made = _copy(model, exchanged)
-    left = "; ".join(staying(made))
+    left = "; ".join(unconverted(made))
     if text and not takes_noise:
         raise LapseError(
-            f"{model.name} has no recurrent layer and no cell of Keras's that could take the noise "
-            f"(lapse's own stay what they are{left and f', and so do these: {left}'}); give noise= "
-            "where the layer is made."
+            f"{model.name} has no recurrent layer or cell of Keras's that could take the noise "
+            f"(lapse's own keep their noise{left and f', and these are not converted: {left}'}); give "
+            "noise= where the layer is made."
         )
     if left:
-        warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=2)
+        warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=outside())
     return made
 
 
 def to_native(model: Any) -> Any:
-    """A copy of a model with Keras's own layers and cells in the place of lapse's, to deploy where
+    """A copy of a model with Keras's own layers and cells in place of lapse's, to deploy where
     lapse is not installed.
 
-    Names and weights are the same, so are predictions. `dropout`, `recurrent_dropout` and Dropout
-    layers stay, and so does noise that is the same as these two, such as `lapse.KerasDropout` or
-    `lapse.SpatialDropout`; other noise is left out, as evaluation doesn't need it.
+    Names, weights and predictions are the same. `dropout`, `recurrent_dropout` and Dropout layers
+    stay, and so does noise that is the same as these two arguments, such as `lapse.KerasDropout` or
+    `lapse.SpatialDropout`. Other noise is left out, because evaluation does not need it.
 
     Args:
         model: a Sequential or functional model, or a layer.
 
     Raises:
         LapseError: for a subclassed model, for noise that acts in evaluation, as zoneout does, and
-            for Dropout layers that Keras can't have.
+            for Dropout layers that Keras does not have.
     """
 
     def exchanged(config: Config) -> Config:
@@ -103,15 +103,15 @@ def to_native(model: Any) -> Any:
             return config
         kind, inner = config["class_name"], dict(config["config"])
         if kind in _KINDS:
-            made = _KINDS[kind].from_config(inner).planned
+            made: Plan = _KINDS[kind].from_config(inner).plan
             if any(factor is not None for factor in made.expected):
-                _refuse(inner["name"], made.plan.terms)
-            inner.update(_rates(parse(made.text)))
-        if kind == "Embedding" and masks.expected_rows(collect(inner["noise"])) != 1:
+                _refuse(inner["name"], made.terms)
+            inner.update(_rates(made.terms))
+        if kind == "Embedding" and expected_rows(collect(inner["noise"])) != 1:
             _refuse(inner["name"], collect(inner["noise"]))
         if kind in ("Dropout", "TimestepDropout"):
             kind, inner = "Dropout", _shared(inner)
-        for added in ("noise", "kernel", *(["seed"] if kind == "Embedding" else [])):
+        for added in ("noise", "engine", *(["seed"] if kind == "Embedding" else [])):
             inner.pop(added, None)
         found = {"module": "keras.layers", "class_name": kind, "registered_name": None}
         return {**config, **found, "config": inner}
@@ -121,14 +121,14 @@ def to_native(model: Any) -> Any:
 
 def _refuse(name: str, terms: tuple[Term, ...]) -> None:
     raise LapseError(
-        f"{name} has the noise {' '.join(map(str, terms))}, which acts in evaluation too; Keras's "
-        "own layer has no such thing. Train without it to convert the model."
+        f"{name} has the noise {text_of(terms)}, which acts in evaluation too, and Keras's own "
+        "layer has no such noise; train without it to convert the model."
     )
 
 
 def _rates(terms: tuple[Term, ...]) -> Config:
-    """`dropout` and `recurrent_dropout` for noise that is just these two in Keras; else nothing."""
-    rates = {term.site: masks.rate_of(term) for term in terms}
+    """`dropout` and `recurrent_dropout` for noise that is the same as these two; else nothing."""
+    rates = {term.site: term.probability for term in terms}
     if not rates.keys() <= {"x", "h"}:
         return {}
     dropout, recurrent = rates.get("x", 0.0), rates.get("h", 0.0)
@@ -137,12 +137,12 @@ def _rates(terms: tuple[Term, ...]) -> Config:
 
 
 def _shared(config: Config) -> Config:
-    """The config of Keras's Dropout for that of one of lapse's."""
+    """The config of Keras's Dropout, from the config of a Dropout layer of lapse."""
     over, scale = config.pop("over", "BT"), config.pop("scale")
     if over not in _SHARED or scale != "inv":
         raise LapseError(
             f"{config['name']} drops over {over} with the scale {scale}, which Keras's Dropout "
-            "can't; write over='BTF', 'BF' or 'BT' and scale='inv' to convert the model."
+            "does not have; write over='BTF', 'BF' or 'BT' and scale='inv' to convert the model."
         )
     return {**config, "noise_shape": config.get("noise_shape") or _SHARED[over]}
 
@@ -156,7 +156,7 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
         return keras.saving.deserialize_keras_object(found)
 
     if not isinstance(model, keras.Layer):
-        raise LapseError(f"{model!r} was given, which is no model and no layer of Keras's.")
+        raise LapseError(f"{model!r} was given, which is not a model or layer of Keras; give one.")
     if not isinstance(model, keras.Model):
         made = copied(model)
         if model.built:
@@ -166,13 +166,13 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
         made = keras.models.clone_model(model, clone_function=copied, recursive=True, **calls)
     else:
         raise LapseError(
-            f"{type(model).__name__} is a subclassed model, whose code says which layers it makes; "
-            "change the import there, and load the weights."
+            f"{type(model).__name__} is a subclassed model, which makes its layers in its own "
+            "code; change the import there, and load the weights."
         )
     if len(made.weights) != len(model.weights):
         raise LapseError(
-            f"{model.name} has a layer or cell that stands inside several others, and a copy of "
-            "each of these would have one of its own; share the outer layer instead."
+            f"{model.name} has a layer or cell inside several other layers, and the copy of each "
+            "would have a layer or cell of its own; share the outer layer instead."
         )
     if model.built:
         made.set_weights(model.get_weights())
@@ -191,7 +191,7 @@ def _everywhere(config: Any, exchanged: Callable[[Config], Config]) -> Any:
         return type(config)(_everywhere(part, exchanged) for part in config)
     if not isinstance(config, dict):
         return config
-    # Without build_config: a layer is built where the model calls it, under the model's name.
+    # Without build_config, because the model builds a layer where it calls it, under its name.
     config = {
         name: _everywhere(part, exchanged)
         for name, part in config.items()

@@ -1,4 +1,4 @@
-"""Dropout layers for in front of, between and after recurrent layers.
+"""Dropout layers to put before, between and after recurrent layers.
 
 They draw the masks of the term x of a recurrent layer: `Dropout(0.5)` is x:0.5@BTF,
 `SpatialDropout1D(0.5)` is x:0.5@BF, `TimestepDropout(0.1)` is x:0.1@BT.
@@ -15,17 +15,17 @@ from keras import ops
 
 from lapse.core.errors import LapseError
 from lapse.core.noise import Term
-from lapse.core.planned import Planned, planned
-from lapse.keras import arrays
-from lapse.keras.kept import KeepsNoise
-from lapse.keras.noisy import check_rate
+from lapse.core.plan import Plan, plan
+from lapse.keras.backend import draw, next_seed
+from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.noise_arguments import check_rate
 
 
 class _Drop(KeepsNoise):
     """In front of a Keras dropout layer: draws the masks of `term`, a term at the site x."""
 
     term: Term
-    planned: Planned
+    plan: Plan
     seed_generator: Any
     compute_dtype: str
 
@@ -33,7 +33,7 @@ class _Drop(KeepsNoise):
         check_rate(rate, type(self).__name__)
         super().__init__(rate, *args, **kwargs)  # type: ignore[call-arg]
         self.term = Term("x", rate, over, scale=scale)
-        self.planned = planned(self.term, "LSTM")
+        self.plan = plan(self.term, "LSTM")
 
     @property
     def noisy(self) -> bool:
@@ -56,15 +56,15 @@ class _Drop(KeepsNoise):
         if not self.noisy:
             return inputs
         if not self.draws(inputs, training, keep_noise):
-            factor = self.planned.expected.x
+            factor = self.plan.expected.x
             return inputs if factor is None else inputs * factor
         shape = ops.shape(inputs)
         batch, *between, features = shape if len(shape) > 1 else (*shape, 1)
-        # Not -1, which nobody can tell for an empty batch.
+        # Not -1, which is ambiguous for an empty batch.
         inputs = ops.reshape(inputs, (batch, reduce(mul, between, 1), features))
-        drawn = arrays.draw(
-            self.planned,
-            arrays.next_seed(self.seed_generator),
+        drawn = draw(
+            self.plan,
+            next_seed(self.seed_generator),
             self.compute_dtype,
             batch=batch,
             timesteps=ops.shape(inputs)[1],
@@ -76,14 +76,14 @@ class _Drop(KeepsNoise):
 
 @keras.saving.register_keras_serializable(package="lapse")
 class Dropout(_Drop, keras.layers.Dropout):
-    """`keras.layers.Dropout`, and by keyword what it should share.
+    """`keras.layers.Dropout`, and by keyword which elements share a coin.
 
     Args:
         rate: probability of dropping, in [0, 1).
-        noise_shape, seed: as in Keras; with a `noise_shape` Keras itself draws.
+        noise_shape, seed: as in Keras, which draws the masks itself where `noise_shape` is given.
         over: the axes a coin is independent along; "BTF" every number, "BF" features for a whole
             sequence, "BT" steps, "BT[5]" spans of up to 5 steps, "BT~.1F" a Markov chain.
-        scale: "inv" (1/(1-rate) in training), "exp" (1-rate at evaluation) or "none", as for gaps.
+        scale: "inv" (1/(1-rate) in training), "exp" (1-rate in evaluation) or "none", for gaps.
     """
 
     def __init__(
@@ -99,12 +99,13 @@ class Dropout(_Drop, keras.layers.Dropout):
         super().__init__(rate, over, scale, noise_shape, seed, **kwargs)
         if "G" in self.term.axes:
             raise LapseError(
-                f"over={over!r} asks for masks per gate; a Dropout layer has no gates."
+                f"over={over!r} asks for masks per gate, and a Dropout layer has no gates; write "
+                "over= without G."
             )
         if noise_shape is not None and (self.term.over, scale) != ("BTF", "inv"):
             raise LapseError(
                 f"noise_shape={noise_shape} was given with over={over!r} and scale={scale!r}; "
-                "noise_shape is Keras's way of saying what is shared, so write one or the other."
+                "both say which elements share a coin, so write one or the other."
             )
 
     def call(self, inputs: Any, training: bool = False, keep_noise: bool = False) -> Any:
@@ -139,7 +140,8 @@ class TimestepDropout(_Drop, keras.layers.Dropout):
     Args:
         rate: probability of dropping, in [0, 1).
         seed: as in `keras.layers.Dropout`.
-        scale: "inv" scales the steps that stay by 1/(1-rate); "none" leaves them, as real gaps do.
+        scale: "inv" multiplies the steps that stay by 1/(1-rate); "none" does not, as real gaps do
+            not.
         name, dtype: as in Keras.
     """
 

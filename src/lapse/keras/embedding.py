@@ -9,10 +9,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from lapse.core import masks
-from lapse.core.noise import collect
-from lapse.keras import arrays
-from lapse.keras.kept import KeepsNoise
+from lapse.core.noise import collect, text_of
+from lapse.core.plan import check_rows, expected_rows
+from lapse.keras.backend import draw_rows, next_seed
+from lapse.keras.keep_noise import KeepsNoise
 
 
 @keras.saving.register_keras_serializable(package="lapse")
@@ -32,15 +32,16 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
 
     def __init__(self, *args: Any, noise: Any = None, seed: Any = None, **kwargs: Any) -> None:
         terms = collect(noise)
-        masks.check_rows(terms)
+        check_rows(terms)
         self.seed = seed
         super().__init__(*args, **kwargs)
         self.terms = terms
-        self.noise = " ".join(map(str, terms))
-        self.expected = masks.expected_rows(terms)
+        self.noise = text_of(terms)
+        self.expected = expected_rows(terms)
 
     def build(self, input_shape: Any = None) -> None:
-        # Here, for Keras builds a layer with weights= while it makes it, and then takes no more.
+        # Here, because with weights= Keras builds the layer in its constructor, and tracks nothing
+        # that is set afterwards.
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         super().build(input_shape)
 
@@ -63,9 +64,9 @@ class Embedding(KeepsNoise, keras.layers.Embedding):
         if not (self.terms and self.draws(inputs, training, keep_noise)):
             return rows * self.expected
         batch, *shape = ops.shape(inputs)
-        kept = arrays.draw_rows(
-            self.noise,
-            arrays.next_seed(self.seed_generator),
+        kept = draw_rows(
+            self.terms,
+            next_seed(self.seed_generator),
             self.compute_dtype,
             batch=batch,
             vocabulary=self.input_dim,

@@ -1,6 +1,6 @@
 """`keras.layers.LSTM`, `GRU` and `SimpleRNN` with `noise=`; all else is as in Keras.
 
-They run on the C++ kernels where these can, else on the plain loop of `cells.py`.
+`engines.choose` picks the engine that runs a call.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
 from lapse.core.errors import LapseError
-from lapse.core.plan import Masks, Plan, check_masks
-from lapse.keras import arrays
-from lapse.keras.noisy import Noisy
-from lapse.kernels import check_kernel
-from lapse.kernels.cpu import extension
+from lapse.core.masks import Masks, check_masks
+from lapse.core.plan import Plan
+from lapse.engines import Call, Choice, check_option, choose
+from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, weights
+from lapse.keras.noise_arguments import Noisy
+from lapse.keras.private import NoMasksOfKeras, get_keras_mask
 
 
 class _Passed(NamedTuple):
-    """What `call` hands on to `inner_loop` in the place of Keras's padding mask."""
+    """What `call` passes to `inner_loop` in place of Keras's padding mask."""
 
     padding: Any
     masks: Masks | None
 
 
-class _Recurrent(Noisy):
+class _Recurrent(NoMasksOfKeras, Noisy):
     """In front of a Keras layer: its loop with noise."""
 
     cell: Any
@@ -39,23 +39,20 @@ class _Recurrent(Noisy):
     stateful: bool
     zero_output_for_mask: bool
 
-    def __init__(self, *args: Any, kernel: str = "auto", **kwargs: Any) -> None:
-        check_kernel(kernel)
+    def __init__(self, *args: Any, engine: str = "auto", **kwargs: Any) -> None:
+        check_option(engine)
         super().__init__(*args, **kwargs)
-        self.kernel = kernel
+        self.engine = engine
         if getattr(self, "use_cudnn", None) is True:
             raise LapseError(
-                f"use_cudnn=True was given, and lapse's {self.kind} runs no cuDNN kernel; leave it "
-                "out, or write 'auto' or False."
+                f"use_cudnn=True was given; {type(self).__name__} of lapse has no cuDNN kernel; "
+                "leave it out, or write 'auto' or False."
             )
-        # Bidirectional would hand both layers to a vendor kernel, which knows no noise.
+        # Bidirectional would run both layers on cuDNN, which has no noise.
         self.use_cudnn = False
-        if keras.backend.backend() == "tensorflow" and self._calls_numpy():
-            self.supports_jit = False  # XLA can't
-
-    def _calls_numpy(self) -> bool:
-        usual = extension() is not None and arrays.has_own_activations(self.cell)
-        return usual and self.kernel != "reference"
+        usual = not any(activations(self.cell).values())
+        if usual and engine != "reference" and not BACKEND.compiles_engines:
+            self.supports_jit = False
 
     def draw_masks(self, batch: Any, timesteps: Any, seed: Any = None) -> Masks:
         """Draws the masks of one training call.
@@ -74,18 +71,19 @@ class _Recurrent(Noisy):
             LapseError: when the layer is not built yet.
         """
         self._know_sizes()
-        return self._draw(batch, timesteps, seed)
+        words = next_seed(self.cell.seed_generator) if seed is None else seed
+        return draw(self.plan, words, self.compute_dtype, **self._sizes(batch, timesteps))
 
     def plans(self) -> list[tuple[Plan, dict[str, int]]]:
-        """The plan of the layer, with its sizes, as `lapse.explain` needs them."""
+        """The plan of the layer and its sizes, for `lapse.explain`."""
         self._know_sizes()
         return [(self.plan, {"features": self.cell.kernel.shape[0], "units": self.units})]
 
-    def obstacle(self) -> str | None:
-        """What keeps the layer from the C++ kernel, in words; None if nothing."""
+    def choice(self, batch: int, timesteps: int, training: bool) -> Choice:
+        """The engine of the layer for an input of these sizes, and why it is chosen."""
         self._know_sizes()
-        like = ops.convert_to_tensor(self.cell.kernel)
-        return arrays.obstacle(ops.cast(like, self.compute_dtype), self.cell, Masks(), None)
+        x = ops.zeros((batch, timesteps, self.cell.kernel.shape[0]), self.compute_dtype)
+        return choose(self._call(x, None, training, None, None), self.engine)
 
     def _know_sizes(self) -> None:
         if not self.built:
@@ -93,19 +91,15 @@ class _Recurrent(Noisy):
                 f"{self.name} doesn't know its number of features yet; call it or build it first."
             )
 
-    def _draw(self, batch: Any, timesteps: Any, seed: Any = None, packed: bool = False) -> Masks:
-        return arrays.draw(
-            self.planned,
-            arrays.next_seed(self.cell.seed_generator) if seed is None else seed,
-            self.compute_dtype,
-            packed=packed,
-            batch=batch,
-            timesteps=timesteps,
-            features=self.cell.kernel.shape[0],
-            units=self.units,
+    def _sizes(self, batch: Any, timesteps: Any) -> dict[str, Any]:
+        return {
+            "batch": batch,
+            "timesteps": timesteps,
+            "features": self.cell.kernel.shape[0],
+            "units": self.units,
             # The two layers inside Bidirectional have one seed; this keeps their masks apart.
-            direction=int(self.go_backwards),
-        )
+            "direction": int(self.go_backwards),
+        }
 
     def call(
         self,
@@ -149,33 +143,17 @@ class _Recurrent(Noisy):
         running, given = mask
         if running is not None:
             running = ops.cast(running, "bool")
-        sequences = ops.cast(
-            sequences, self.compute_dtype
-        )  # Keras leaves whole numbers as they are
-        batch, timesteps, features = ops.shape(sequences)
+        sequences = ops.cast(sequences, self.compute_dtype)  # Keras leaves integers as they are
         state = tuple(initial_state)
         self._check(sequences, running, state, given)
-        kernel = arrays.chosen(sequences, self.cell, given or Masks(), state, self.kernel)
         if given is not None:
-            known = dict(zip(("batch", "timesteps"), sequences.shape, strict=False))
-            check_masks(given, self.plan, **known, features=features, units=self.units)
-            drawn = given
-        elif training and self.plan.slots:
-            drawn = self._draw(batch, timesteps, packed=kernel == "cpu")
-        else:
-            drawn = self.planned.expected
+            batch, timesteps, features = sequences.shape
+            sizes = {"batch": batch, "timesteps": timesteps, "features": features}
+            check_masks(given, self.plan, **sizes, units=self.units)
         if self.stateful:  # Keras assigns the new state in place, under PyTorch's autograd
             state = tuple(map(ops.copy, state))
-        outputs, last = arrays.unroll(
-            self.kind,
-            sequences,
-            self.cell,
-            drawn,
-            kernel,
-            initial_state=state,
-            running=running,
-            reverse=self.go_backwards,
-        )
+        draws = given is None and training and bool(self.plan.slots)
+        outputs, last = self._unroll(self._call(sequences, given, draws, state, running))
         if running is not None and self.zero_output_for_mask:
             outputs = ops.where(running[..., None], outputs, 0)
         if not self.go_backwards:
@@ -184,8 +162,41 @@ class _Recurrent(Noisy):
         turned = ops.flip(outputs, axis=1) if self.return_sequences else outputs
         return outputs[:, 0], turned, list(last)
 
+    def _call(self, x: Any, masks: Any, training: bool, state: Any, running: Any) -> Call:
+        leaving = exporting()
+        return Call(
+            BACKEND,
+            self.cell_name,
+            x,
+            weights(self.cell, copied=leaving),
+            self.plan,
+            masks,
+            training,
+            state,
+            running,
+            reset_after=getattr(self.cell, "reset_after", True),
+            reverse=self.go_backwards,
+            **activations(self.cell),
+            exporting=leaving,
+        )
+
+    @BACKEND.as_written
+    def _unroll(self, call: Call) -> tuple[Any, tuple]:
+        # On the device meta Keras computes shapes, on tensors without values.
+        asked = "reference" if BACKEND.device(call.x) == "meta" else self.engine
+        engine = choose(call, asked).engine
+        if call.masks is not None:
+            masks = call.masks
+        elif call.training:
+            batch, timesteps, _ = ops.shape(call.x)
+            seed = next_seed(self.cell.seed_generator)
+            masks = engine.draw(call, seed, **self._sizes(batch, timesteps))
+        else:
+            masks = self.plan.expected
+        return engine.run(call, masks)
+
     def _check(self, sequences: Any, running: Any, state: tuple, given: Any) -> None:
-        """Before the kernels, which would speak of arrays that the user doesn't know."""
+        """Raises `LapseError` for arguments of the call that do not fit."""
         batch, timesteps, _ = sequences.shape
         wanted: list[tuple[str, Any, tuple]] = [
             ("the input", sequences, (batch, timesteps, self.cell.kernel.shape[0]))
@@ -200,23 +211,17 @@ class _Recurrent(Noisy):
             )
             if not fits:
                 raise LapseError(
-                    f"{name} of {self.name} has shape {found}; it needs {shape} here, as the "
-                    "layer was built and the input is."
+                    f"{name} of {self.name} has shape {found}; it needs {shape} to fit the weights "
+                    "and the input."
                 )
         if given is not None and not isinstance(given, Masks):
             raise LapseError(
-                f"masks= is {type(given).__name__}, which is no Masks; give what draw_masks gives."
+                f"masks= is {type(given).__name__}, not lapse.Masks; give what draw_masks gives."
             )
 
     def get_config(self) -> dict[str, Any]:
         # SimpleRNN's own leaves the seed out.
-        return {**super().get_config(), "seed": self.cell.seed, "kernel": self.kernel}
-
-    def _maybe_config_dropout_masks(self, *args: Any) -> None:
-        """Keras would draw masks of its own here, also at evaluation."""
-
-    def _maybe_reset_dropout_masks(self, *args: Any) -> None:
-        """There is nothing to forget: no mask is kept on the layer."""
+        return {**super().get_config(), "seed": self.cell.seed, "engine": self.engine}
 
 
 @keras.saving.register_keras_serializable(package="lapse")
@@ -225,29 +230,29 @@ class LSTM(_Recurrent, keras.layers.LSTM):
 
     Args:
         noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these.
-        kernel: "auto", or by force "cpu", the C++ kernel, or "reference", the plain loop, which XLA
-            compiles on TensorFlow. For layers that say "auto", the environment variable
-            LAPSE_KERNEL does.
+        engine: what runs the layer: "auto" chooses, "cpu" is the C++ kernels, "native" (on PyTorch)
+            PyTorch's own kernel, "reference" the plain loop, which XLA compiles on TensorFlow. For
+            layers that say "auto", the environment variable LAPSE_ENGINE can name one.
 
     `dropout` and `recurrent_dropout` mean what they mean in Keras 3: one mask per sequence, for
     both per gate as soon as `recurrent_dropout` is above 0. Rates outside [0, 1) raise.
 
     Raises:
-        LapseError: for noise that this cell can't have; at a call, for a kernel that can't run it.
+        LapseError: for noise that this cell can't have; at a call, for an engine that can't run it.
     """
 
-    kind = "LSTM"
+    cell_name = "LSTM"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class GRU(_Recurrent, keras.layers.GRU):
     """`keras.layers.GRU` with `noise=`; see `LSTM`."""
 
-    kind = "GRU"
+    cell_name = "GRU"
 
 
 @keras.saving.register_keras_serializable(package="lapse")
 class SimpleRNN(_Recurrent, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN` with `noise=`; see `LSTM`."""
 
-    kind = "SimpleRNN"
+    cell_name = "SimpleRNN"
