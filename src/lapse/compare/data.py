@@ -177,8 +177,8 @@ def _from_file(path: Path, data: Sequences, test: NDArray[np.bool_], held_out: s
     longest = max(map(len, data.values))
     if longest == 1:
         raise LapseError(
-            f"{path}: every sequence has a single step, so a recurrent layer has no effect; for "
-            "--id, name the column that is the same for all steps of a sequence."
+            f"{path}: every sequence has a single step, so recurrence has no effect; give the "
+            "column that is the same for all steps of a sequence with --id."
         )
     padded = len(data.values) * longest * len(data.features)
     if padded > _MAX_VALUES:

@@ -65,9 +65,9 @@ def read_ts(path: Path) -> Sequences:
             dimensions = dimensions or len(cells)
             if not cells or len(cells) != dimensions:
                 raise LapseError(
-                    f"{where}: the number of dimensions before the class label is {len(cells)}; "
-                    f"it should be {dimensions or 'at least 1'}; separate dimensions and label by "
-                    f"':'."
+                    f"{where}: the number of dimensions before the class label is {len(cells)}, "
+                    f"but it should be {dimensions or 'at least 1'}; separate dimensions and label "
+                    f"by ':'."
                 )
             if label.strip() not in classes:
                 raise LapseError(
