@@ -74,8 +74,8 @@ def convert(model: Any, noise: Any = None) -> Any:
     if text and not takes_noise:
         raise LapseError(
             f"{model.name} has no recurrent layer or cell of Keras's that could take the noise "
-            f"(lapse's own keep their noise{left and f', and these are not converted: {left}'}); give "
-            "noise= where the layer is made."
+            f"(lapse's own keep their noise{left and f', and these are not converted: {left}'}); "
+            "give noise= where the layer is made."
         )
     if left:
         warnings.warn(f"These layers stay Keras's: {left}.", UserWarning, stacklevel=outside())
