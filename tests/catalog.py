@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import lapse
+from lapse.core import forms as lapse_forms
 from lapse.core.drawing import draw
+from lapse.core.forms import Form
 from lapse.core.masks import Masks
 from lapse.core.noise import collect
 from lapse.core.plan import Plan, plan
@@ -63,40 +65,24 @@ LSTM, GRU, GRU_RESET_BEFORE, SIMPLE_RNN = CELLS = (
     Cell("SimpleRNN"),
 )
 
-FORMS = (
-    lapse.Dropout(0.5),
-    lapse.Dropout(0.2),
-    lapse.SpatialDropout(0.5),
-    lapse.SpatialDropout(0.3),
-    lapse.TimestepDropout(0.5),
-    lapse.TimestepDropout(0.3),
-    lapse.KerasDropout(dropout=0.5),
-    lapse.KerasDropout(recurrent_dropout=0.5),
-    lapse.KerasDropout(dropout=0.3, recurrent_dropout=0.4),
-    lapse.Variational(0.3, 0.4, 0.5),
-    lapse.Variational(0.5, 0.3, 0.2, tied=False),
-    lapse.Variational(0.0, 0.3, 0.0),
-    lapse.RnnDrop(0.3),
-    lapse.RnnDrop(0.5),
-    lapse.NoMemoryLoss(0.3),
-    lapse.NoMemoryLoss(0.5, per_step=False),
-    lapse.Zoneout(hidden=0.3),
-    lapse.Zoneout(hidden=0.3, cell=0.5),
-    lapse.Zoneout(hidden=0.0, cell=0.5),
-    lapse.WeightDrop(0.5),
-    lapse.WeightDrop(0.3),
-    lapse.Locked(0.4),
-    lapse.Locked(0.3, outputs=0.4),
-    lapse.AwdLstm(0.5, 0.4, 0.25),
-    lapse.AwdLstm(0.3, 0.5, 0.4),
-    lapse.Gaps(0.4),
-    lapse.Gaps(0.4, longest=3),
-    lapse.Gaps(0.2, longest=2),
-    lapse.SkipSteps(0.3),
-    lapse.SkipSteps(0.5),
-    lapse.EmbeddingDropout(0.3),
-    lapse.EmbeddingDropout(0.2, per_sample=True),
-)
+
+def variants(form: type[Form]) -> list[Form]:
+    """A form in all its ways: every field with two values or more, and each rate alone."""
+    types = {field.name: field.type for field in fields(form)}
+    rates = [name for name, kind in types.items() if kind == "float"]
+    made = []
+    for rotation, number, flag in ((0, 1, True), (1, 3, False)):
+        values: dict[str, Any] = {
+            name: (0.3, 0.4, 0.5, 0.2)[(n + rotation) % 4] for n, name in enumerate(rates)
+        }
+        values |= {name: number for name, kind in types.items() if kind == "int"}
+        values |= {name: flag for name, kind in types.items() if kind == "bool"}
+        made.append(form(**values))
+    alone = [{other: 0.5 * (other == name) for other in rates} for name in rates]
+    return made + [form(**values) for values in (alone if len(rates) > 1 else [])]
+
+
+FORMS = tuple(variant for form in lapse_forms.FORMS for variant in variants(form))
 
 TERMS = (
     # the input: each pattern of axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import lapse
 from catalog import CASE_IDS, CASES, NOISE, Cell
 from lapse import LapseError
 from lapse.core import drawing
-from lapse.engines import cpu
+from lapse.engines import choice, cpu
 from lapse.engines.cpu import CPU
 from lapse.torch import GRU, LSTM, RNN
 
@@ -144,3 +145,20 @@ def test_sizes_of_c_and_h_are_not_confused(noise: str, term: str) -> None:
     said = lapse.explain(LSTM(5, 7, proj_size=3, noise=noise, engine="reference"))
     (mask,) = re.findall(rf"{re.escape(term)} acts on .*?a mask of (.*?);", said, re.DOTALL)
     assert mask == "(batch, timesteps, 1, 7) for c and (batch, timesteps, 1, 3) for h"
+
+
+def test_each_layer_has_its_engine() -> None:
+    layer = LSTM(3, 4, num_layers=2, noise={1: "h:.5@BF"}).double()
+    usual = [line for line in lapse.explain(layer).splitlines() if line.startswith("Layer")][-2:]
+    assert usual[0].startswith("Layer 0 runs on PyTorch's own kernel, because the C++ kernels")
+    assert usual[1].startswith("Layer 1 runs on the plain loop, because PyTorch's own kernel can't")
+
+
+def test_explaining_does_not_warn_instead_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_warned", set())
+    layer = LSTM(3, 4, noise="h:.5@BF").double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lapse.explain(layer)
+    with pytest.warns(lapse.PlainLoopWarning):
+        layer(torch.zeros(5, 2, 3).double())

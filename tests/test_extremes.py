@@ -16,9 +16,9 @@ from lapse.core import cells
 from lapse.core.masks import Masks
 from lapse.core.plan import STATES
 from lapse.core.weights import Weights
+from lapse.engines.arrays import Flags, Inputs
 from lapse.engines.cpu import pointers
 from lapse.engines.cpu.loading import extension
-from lapse.engines.layer import Flags, Inputs
 from lapse.torch import GRU, LSTM
 from torch_support import on_cpu, reference
 

@@ -628,3 +628,19 @@ def test_a_rate_of_any_kind_of_number_is_a_number(rate: Any) -> None:
     form = lapse.KerasDropout(recurrent_dropout=rate)
     assert type(form.recurrent_dropout) is float and form.recurrent_dropout == float(rate)
     assert [term.rate for term in form.terms] == ([float(rate)] if rate else [])
+
+
+def test_fields_of_another_type_are_refused_in_words() -> None:
+    """In a user's own file, types may be classes rather than their names."""
+    fields = [("rate", float, 0.5)]
+    own = dataclasses.make_dataclass(
+        "Own", fields, bases=(Form,), frozen=True,
+        namespace={"paper": "none", "text": lambda self: f"x:{self.rate}@BTF"},
+    )  # fmt: skip
+    assert str(own(0.25).terms[0]) == "x:0.25@BTF"
+    named = dataclasses.make_dataclass(
+        "Named", [("name", str, "a")], bases=(Form,), frozen=True,
+        namespace={"paper": "none", "text": lambda self: ""},
+    )  # fmt: skip
+    with pytest.raises(LapseError, match="Named has the field name of type str; the fields of a"):
+        named()

@@ -27,6 +27,7 @@ from lapse.backends.torch.drawing import new_seed
 from lapse.core import drawing
 from lapse.core.cells import unroll
 from lapse.core.masks import Masks
+from lapse.core.noise import collect
 from lapse.core.numpy_backend import NUMPY
 from lapse.core.plan import plan
 from lapse.core.weights import Weights
@@ -87,6 +88,14 @@ class Call:
     seed: int
 
 
+def stays_outside(noise: str, recurrent_dropout: float) -> bool:
+    """Whether no mask acts inside the recurrence, nor differs on h between samples or steps."""
+    terms = collect(noise)
+    of_h = [term for term in terms if term.site == "h"]
+    outside = all(term.site in ("x", "y", "W", "U", "h") for term in terms)
+    return outside and not recurrent_dropout and not any({*t.axes} & {"B", "T"} for t in of_h)
+
+
 @st.composite
 def calls(draw: st.DrawFn, layer: str) -> Call:
     """A call that PyTorch and lapse allow."""
@@ -103,7 +112,7 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
     if options.get("proj_size", 0) >= options["hidden_size"]:
         options["proj_size"] = 0  # as PyTorch has it
     if options["dtype"] == "float64" or options.get("proj_size"):
-        options["kernel"] = "auto"  # the C++ kernel says that it can't
+        options["engine"] = "auto"  # the C++ kernels say that they can't
     if options["num_layers"] == 1:
         options["dropout"] = 0.0  # PyTorch warns that it does nothing
     room = {
@@ -114,10 +123,13 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
     layouts = ["batch", "lengths"]
     layouts += ["packed"] if batch else []
     layouts += ["single"] if batch == 1 else []
+    noise = draw(noises(CELL_OF[layer.rpartition(".")[2]], room))
+    if options["engine"] == "native" and not stays_outside(noise, options["recurrent_dropout"]):
+        options["engine"] = "auto"  # PyTorch's own kernel says that it can't
     return Call(
         layer,
         options,
-        draw(noises(CELL_OF[layer.rpartition(".")[2]], room)),
+        noise,
         batch,
         draw(lengths),
         *(draw(st.booleans()) for _ in range(2)),

@@ -14,9 +14,9 @@ from lapse.backends import callbacks
 from lapse.backends.torch import operators
 from lapse.backends.torch.operators import Settings
 from lapse.core.numpy_backend import NUMPY, NumpyBackend
+from lapse.engines.arrays import SLOTS, Flags, Gradients, Inputs, Results, saved_per_unit
 from lapse.engines.cpu import pointers
 from lapse.engines.cpu.loading import extension
-from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, parts
 
 pytestmark = pytest.mark.skipif(extension() is None, reason="installed without a C++ compiler")
 CELL = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
@@ -52,7 +52,7 @@ def inputs(cell: Cell, padded: bool = False, states: bool = True, masks_y: bool 
         x=given.x,
         kernel=given.weights.kernel,
         recurrent_kernel=given.weights.recurrent_kernel,
-        bias=random.normal(size=parts(cell.name, cell.reset_after) * 65),
+        bias=random.normal(size=saved_per_unit(cell.name, cell.reset_after) * 65),
         h0=h0,
         c0=c0,
         running=random.random((9, 63)) < 0.7 if padded else None,

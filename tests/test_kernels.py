@@ -19,10 +19,10 @@ from lapse.core.masks import Coins, Masks, Redrawn
 from lapse.core.plan import plan
 from lapse.core.weights import Weights
 from lapse.engines import ENGINES, choice, cpu
+from lapse.engines.arrays import Inputs, saved_per_unit, writes_outputs
 from lapse.engines.cpu import pointers
 from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.interface import Engine
-from lapse.engines.layer import Inputs, parts, writes_outputs
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import masks_of, on_cpu, poisoned, reference, results, tensor  # noqa: F401
 
@@ -319,7 +319,7 @@ def test_the_operator_keeps_pytorch_s_contract(
     slots[6] = torch.full((2, 3, 5), 0.5)
     slots[0] = torch.ones(2, 3, 5, dtype=torch.uint8)
     slots[7] = torch.ones(2, 1, 5) if read else None
-    bias = leaf(np.ones(parts(cell.name, cell.reset_after) * 5))
+    bias = leaf(np.ones(saved_per_unit(cell.name, cell.reset_after) * 5))
     arguments = (leaf(given.x), leaf(given.weights[0]), leaf(given.weights[1]), bias)
     running = torch.tensor([[True] * 3, [True, False, False]]) if padded else None
     scales = [2.0] * (2 + len(slots))
@@ -539,7 +539,7 @@ def test_what_does_not_fit_is_refused_before_any_address_is_read(cell: Cell) -> 
     run(right)
     wrong = {
         "x": x[..., :3], "kernel": kernel[:, 1:], "recurrent_kernel": recurrent[:, 1:],
-        "bias": torch.ones(5 * parts(cell.name, cell.reset_after) - 1), "h0": h0[:1],
+        "bias": torch.ones(5 * saved_per_unit(cell.name, cell.reset_after) - 1), "h0": h0[:1],
         "c0": None if cell.name == "LSTM" else h0, "running": torch.tensor([3, 2]),
         "x_mask": mask[:, :, None], "h_mask": mask[:, :2, None], "slots": [*no, mask.double()],
     }  # fmt: skip

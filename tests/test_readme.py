@@ -41,8 +41,8 @@ def test_the_error_is_the_real_one():
 def test_the_explanation_is_the_real_one():
     shown = re.search(r">>> print\(lapse\.explain\((.*?)\)\)\n(.*?)```", README, flags=re.S)
     said = lapse.explain(eval(shown[1], {"LSTM": LSTM}))
-    kernel = re.compile(r"kernel \(\w+\)")
-    assert kernel.sub("", said) == kernel.sub("", shown[2].rstrip())
+    kernels = re.compile(r"kernels \(\w+\)")
+    assert kernels.sub("", said) == kernels.sub("", shown[2].rstrip())
 
 
 def test_terms_of_the_table_are_those_of_the_forms():

@@ -23,6 +23,7 @@ from lapse.core.cells import unroll
 from lapse.core.errors import LapseError
 from lapse.core.masks import Masks
 from lapse.core.numpy_backend import NUMPY
+from lapse.core.plan import GATES
 from lapse.core.weights import TorchWeights, from_torch
 from lapse.torch import GRU, LSTM, RNN
 from torch_support import (
@@ -657,7 +658,9 @@ def test_states_of_another_type(ours: type) -> None:
 @pytest.mark.parametrize("masks", [3, {"h": 1}, torch.ones(3), [torch.ones(3)]], ids=str)
 @in_every_module
 def test_masks_that_are_none(ours: type, masks: Any) -> None:
-    with pytest.raises(LapseError, match="which is no Masks; give what draw_masks gives"):
+    with pytest.raises(
+        LapseError, match=r"which is not lapse\.Masks; pass what draw_masks returns"
+    ):
         ours(7, 5, recurrent_dropout=0.2)(torch.zeros(9, 3, 7), masks=masks)
 
 
@@ -697,7 +700,7 @@ def test_shapes_on_the_meta_device(ours: type) -> None:
         ("q:0.5@BF", "site 'q'"),
         ("x:1.5@BF", r"\[0, 1\)"),
         ("U:0.5@BF", "shared by batch"),
-        ("x:0.5@BT>prev", "no layer runs yet"),
+        ("x:0.5@BT>prev", "no previous value"),
         ("x:learned@BF~concrete", "no layer runs yet"),
         (lapse.EmbeddingDropout(0.1), "embedding table"),
     ],
@@ -739,3 +742,26 @@ def test_dropout_between_layers_needs_layers(rate: float) -> None:
     """nn warns that `dropout=` does nothing in one layer; the warning must come through."""
     with pytest.warns(UserWarning, match="dropout option adds dropout after all but last"):
         LSTM(7, 5, dropout=rate)
+
+
+@in_every_module
+def test_a_mask_has_gates_only_where_several_gates_read_it(ours: type) -> None:
+    """More would be dropped in silence."""
+    layer = ours(4, 8, noise="y:.5@BF x:.5@BF")
+    layer(torch.zeros(3, 2, 4), masks=Masks(x=torch.ones(2, 1, 1, 4)))
+    gates = len(GATES[layer.cell])
+    with pytest.raises(LapseError, match=r"the mask for y has shape .* needs \(2, 3, 1, 8\)"):
+        layer(torch.zeros(3, 2, 4), masks=Masks(y=torch.ones(2, 1, gates + 1, 8)))
+
+
+@in_every_module
+def test_seeds_are_drawn_on_the_processor(ours: type) -> None:
+    """Whatever the default device is when the layer is called."""
+    layer = ours(4, 8, recurrent_dropout=0.2)
+    torch.manual_seed(3)
+    expected = layer(torch.zeros(3, 2, 4))[0]
+    torch.manual_seed(3)
+    x = torch.zeros(3, 2, 4)
+    with torch.device("meta"):
+        found = layer(x)[0]
+    assert torch.equal(found, expected)

@@ -96,7 +96,7 @@ def test_subclasses_stay_what_they_are_and_have_no_way_back() -> None:
         with pytest.warns(UserWarning, match=r"the model \(Mine\): its class is derived"):
             assert type(lapse.torch.convert(mine)) is type(mine)
         model = nn.Sequential(type("Mine", (ours,), {})(7, 5))
-        with pytest.raises(LapseError, match="0 is a Mine, derived from a module of lapse's"):
+        with pytest.raises(LapseError, match="0 is a Mine, a class derived from lapse's"):
             lapse.torch.to_native(model)
         normed = nn.utils.parametrizations.weight_norm(ours(7, 5), "weight_hh_l0")
         with pytest.raises(LapseError, match="remove parametrizations first"):

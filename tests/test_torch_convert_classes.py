@@ -130,7 +130,7 @@ def test_one_class_for_each_of_pytorch_s() -> None:
     model = nn.ModuleList([theirs(7, 5) for theirs in pairs])
     made = lapse.torch.convert(model, noise="s:.1@BTF>prev", classes=pairs)
     assert [type(one) for one in made] == list(pairs.values())
-    with pytest.raises(LapseError, match="derived from a module of lapse's"):
+    with pytest.raises(LapseError, match="a class derived from lapse's"):
         lapse.torch.to_native(made)
 
 
@@ -178,7 +178,7 @@ def test_it_names_what_stays_and_why() -> None:
         made = lapse.torch.convert(model, noise="h:.4@BF")
     (one,) = caught
     first, *lines = str(one.message).splitlines()
-    assert first == "convert left some recurrent modules what they are:"
+    assert first == "these recurrent modules are not converted:"
     assert [line.split(":")[0].strip() for line in lines] == [
         "encoder.mine (EmptyLSTM)",
         "encoder.normed (ParametrizedGRU)",
@@ -202,11 +202,11 @@ def test_it_names_what_stays_and_why() -> None:
         ({dict: NoisyEmptyLSTM}, "which is not a class of modules"),
         ({EmptyLSTM: "LSTM"}, "'LSTM' for EmptyLSTM; give a class derived from lapse.torch.LSTM"),
         ({EmptyLSTM: GRU}, r"derived from nn\.LSTM; give a class derived from lapse\.torch\.LSTM"),
-        ({WeightMasked: LSTM}, "give a function that makes a module of it"),
-        ({EmptyLSTM: lambda old: None}, "for EmptyLSTM returned a NoneType; it needs to return"),
-        ({nn.GRU: GRU}, "classes= has GRU, of which EmptyLSTM has no module; leave it out"),
-        ({nn.LSTMCell: WeightDropped}, "classes= has LSTMCell, of which EmptyLSTM has no module"),
-        ({nn.LSTM: LSTM}, "a class derived from it needs a key of its own"),
+        ({WeightMasked: LSTM}, "give a function that returns a module"),
+        ({EmptyLSTM: lambda old: None}, "for EmptyLSTM returned a NoneType; it must return"),
+        ({nn.GRU: GRU}, "has GRU, but EmptyLSTM has no module of that class; leave it out"),
+        ({nn.LSTMCell: WeightDropped}, "classes= has LSTMCell, but EmptyLSTM has no module"),
+        ({nn.LSTM: LSTM}, "a class derived from it needs its own key"),
     ],
 )
 def test_classes_that_cant_be_followed(classes: Any, said: str) -> None:
@@ -257,14 +257,14 @@ def test_a_module_inside_what_is_made_of_it_stays() -> None:
 def test_a_class_that_parametrizations_made_is_refused() -> None:
     stock = nn.LSTM(3, 3)
     nn.utils.parametrizations.weight_norm(stock, "weight_hh_l0")
-    with pytest.raises(LapseError, match="convert the model first, and parametrize then"):
+    with pytest.raises(LapseError, match="convert the model first, then parametrize it"):
         lapse.torch.convert(nn.Sequential(stock), classes={type(stock): LSTM})
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "said"),
     [
-        (LSTM, NoisyEmptyLSTM, "is lapse's already"),
+        (LSTM, NoisyEmptyLSTM, "is already a class of lapse"),
         (EmptyLSTM, nn.LSTM, "give a class derived from lapse.torch.LSTM"),
     ],
 )
@@ -280,7 +280,7 @@ def test_classes_lead_back() -> None:
     assert type(back[0]) is EmptyLSTM
     for name, weight in stock.state_dict().items():
         assert torch.equal(back.state_dict()[name], weight)
-    with pytest.raises(LapseError, match="give classes of your own as"):
+    with pytest.raises(LapseError, match="give your own classes as"):
         lapse.torch.to_native(noisy)
     for wrong in ({NoisyEmptyLSTM: nn.GRU}, {nn.LSTM: EmptyLSTM}, {"LSTM": EmptyLSTM}, EmptyLSTM):
         with pytest.raises(LapseError, match="derived from PyTorch's of that name"):

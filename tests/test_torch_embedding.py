@@ -47,3 +47,9 @@ def test_evaluation_is_stock_and_draws_nothing():
 def test_noise_elsewhere_is_refused():
     with pytest.raises(lapse.LapseError, match=r"h:0.5@BF acts on a recurrent layer"):
         Embedding(31, 3, noise="h:.5@BF")
+
+
+def test_a_single_index() -> None:
+    layer = Embedding(31, 5, noise="emb:.5@V")
+    found = {bool(layer(torch.tensor(3)).any()) for _ in range(40)}
+    assert found == {True, False} and layer(torch.tensor(3)).shape == (5,)

@@ -113,8 +113,8 @@ def test_it_compiles_whole() -> None:
 
 def test_the_plain_loop_runs_it_and_says_so() -> None:
     layer = LSTM(7, 5, proj_size=3)
-    assert "it has no projection of h" in lapse.explain(layer)
-    with pytest.raises(LapseError, match="it has no projection of h"):
+    assert "they have no projection of h" in lapse.explain(layer)
+    with pytest.raises(LapseError, match="they have no projection of h"):
         LSTM(7, 5, proj_size=3, engine="cpu")(torch.zeros(9, 3, 7))
 
 

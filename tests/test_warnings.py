@@ -47,7 +47,7 @@ def test_the_plain_loop_names_the_line_of_the_call(
     wrapped: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "_warned", set())
-    model, x = wrapped(GRU(7, 5, dtype=torch.float64)), torch.zeros(9, 3, 7, dtype=torch.float64)
+    model, x = wrapped(GRU(7, 5, noise="h:.3@BF").double()), torch.zeros(9, 3, 7).double()
     call = lambda: model(x)  # noqa: E731  one line
     assert where(call, PlainLoopWarning) == (__file__, line_of(call))
 

@@ -65,14 +65,21 @@ def explain(layer: Any) -> str:
 
 
 def _of_engines(layer: Any) -> list[str]:
-    """Which engine runs the layer, and which a single step in evaluation where that differs."""
-    usual, short = layer.choice(*_USUAL, training=True), layer.choice(1, 1, training=False)
-    lines = [f"Runs on {usual.engine.title}, because {usual.why}."]
-    if short.engine is not usual.engine:
-        lines.append(
-            f"A single step in evaluation runs on {short.engine.title}, because {short.why}."
-        )
+    """Which engine runs each layer, and which a single step in evaluation if that differs."""
+    usual, short = layer.choices(*_USUAL, training=True), layer.choices(1, 1, training=False)
+    if len({(choice.engine.name, choice.why) for choice in usual}) == 1:
+        usual, short = usual[:1], short[:1]
+    lines = []
+    for number, (many, one) in enumerate(zip(usual, short, strict=True)):
+        where = f" of layer {number}" if len(usual) > 1 else ""
+        lines.append((f"Layer {number} runs" if where else "Runs") + _on(many))
+        if one.engine is not many.engine:
+            lines.append(f"A single step{where} in evaluation runs{_on(one)}")
     return lines
+
+
+def _on(choice: Any) -> str:
+    return f" on {choice.engine.title}, because {choice.why}."
 
 
 def _of_layer(name: str, plan: Plan, sizes: dict[str, int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model predicts under its own noise, and how sure it is: Monte Carlo dropout."""
+"""Predictions under a model's own noise, and their uncertainty: Monte Carlo dropout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Arrays of float64; what they mean is said at `predict`."""
+    """Arrays of float64; `predict` describes them."""
 
     mean: np.ndarray
     spread: np.ndarray
@@ -33,45 +33,44 @@ def predict(
     classes: str | None = None,
     seed: int | None = None,
 ) -> Prediction:
-    """Passes `x` through a model `samples` times with the noise that it was trained with, and
-    says what comes out on average and how much it varies (Monte Carlo dropout; Gal, Ghahramani
-    2016, arXiv:1506.02142, and for recurrent layers arXiv:1512.05287).
+    """Passes `x` through a model `samples` times with the noise of its training, and returns the
+    mean and the spread of the outputs (Monte Carlo dropout; Gal, Ghahramani 2016, arXiv:1506.02142;
+    for recurrent layers arXiv:1512.05287).
 
-    Each pass draws masks of its own, one for each sequence. Everything but the noise is as in
-    evaluation, nothing is learned, and the model is left as it was, the states of stateful layers
-    with it. Draws are summed up and not kept, so that memory doesn't grow with `samples`; for
-    quantiles, keep those that you draw under `mc_dropout`.
+    Each pass draws new masks, separate for each sequence. Everything except the noise is as in
+    evaluation. Nothing is trained, and afterwards the model is as before, including the states of
+    stateful layers. The outputs are summed and not kept, so memory does not grow with `samples`.
+    For quantiles, collect outputs under `mc_dropout` yourself.
 
     Args:
-        model: a `keras.Model` or `torch.nn.Module` with one output, of lapse's layers or of the
-            framework's own; `mc_dropout` of `lapse.keras` and `lapse.torch` says which noise
-            counts.
-        x: for Keras what `model.predict` takes; for PyTorch a tensor or a NumPy array, or a tuple
-            of these, one for each argument of the model. Arrays of floats take the type of the
-            model's weights.
-        samples: how many passes, at least 2.
-        batch_size: how many samples go through the model at once. Keras takes 32 by default, and
-            PyTorch's models, whose first axis may be time, get all of `x` at once.
-        classes: "probabilities" or "logits", if that is what the model gives for the classes along
-            the last axis of its output; an axis of 1 is one class against another, as from a
-            sigmoid. Logits become probabilities in each pass.
-        seed: a whole number from 0 for the same draws each time; afterwards all generators are as
-            they were. By default the model's own generators say what is drawn.
+        model: a `keras.Model` or `torch.nn.Module` with one output, with layers of lapse or of the
+            framework; `mc_dropout` of `lapse.keras` and `lapse.torch` describes which noise stays
+            on.
+        x: for Keras, what `model.predict` takes; for PyTorch, a tensor or a NumPy array, or a tuple
+            of these, one for each argument of the model. NumPy arrays of floats are converted to
+            the type of the model's weights.
+        samples: the number of passes, at least 2.
+        batch_size: how many samples the model gets at once. The default is 32 in Keras, and all of
+            `x` in PyTorch, where the first axis may be time.
+        classes: "probabilities" or "logits" for a classifier: what the last axis of its output
+            holds, a number for each class. An axis of 1 is one class against another, as from a
+            sigmoid. Logits are converted to probabilities in each pass.
+        seed: a whole number from 0, for the same masks each time; afterwards all generators are as
+            before. By default the model's own generators are used.
 
     Returns:
-        mean: shaped like the output; for classes the average of the probabilities.
+        mean: shaped like the output; for classes, the mean of the probabilities.
         spread: shaped like the output, the standard deviation over passes, with samples - 1 in the
             denominator.
-        entropy: for classes, that of the mean in nats: how unsure the prediction is. Shaped like
-            the output without its last axis.
-        mutual_information: for classes, the entropy of the mean less the mean of the entropies
-            (Houlsby, Huszar, Ghahramani, Lengyel 2011, arXiv:1112.5745): the part of it about
-            which the passes disagree, which more data could remove. Never below 0, but for
-            rounding.
+        entropy: for classes, the entropy of the mean in nats: the total uncertainty of the
+            prediction. Shaped like the output without its last axis.
+        mutual_information: for classes, the entropy of the mean minus the mean of the entropies
+            (Houlsby, Huszar, Ghahramani, Lengyel 2011, arXiv:1112.5745): the uncertainty due to
+            disagreement between passes, which more data could remove. At least 0, up to rounding.
 
     Raises:
-        LapseError: for a model without noise or with several outputs, for what is no model, and
-            for outputs that are no probabilities although `classes` says so.
+        LapseError: for a model without noise or with several outputs, for anything that is not a
+            model, and for outputs that are not probabilities although `classes` says so.
     """
     from lapse.uncertainty import Moments, distribution, entropy
 
@@ -88,7 +87,7 @@ def predict(
     if classes is None:
         return Prediction(found.mean, found.spread)
     unsure = entropy(found.mean)
-    one = slice(width)  # of two classes only the first has an output
+    one = slice(width)  # of two classes, the output has only the first
     return Prediction(found.mean[..., one], found.spread[..., one], unsure, unsure - entropies.mean)
 
 
@@ -102,20 +101,20 @@ def _check(samples: Any, batch_size: Any, classes: Any, seed: Any) -> None:
     if classes not in (None, "probabilities", "logits"):
         raise LapseError(
             f"classes={classes!r} was given; write 'probabilities' or 'logits', or leave it out "
-            "where the model doesn't classify."
+            "if the model is not a classifier."
         )
 
 
 def _front_end(model: Any) -> Callable:
-    """Of whatever framework made the model, which therefore is imported already."""
+    """`drawing` of the model's framework, which is imported already because the model exists."""
     keras, torch = (sys.modules.get(name) for name in ("keras", "torch"))
-    # Keras first: on its torch backend a layer is a module of PyTorch's too.
+    # Keras first, because on its torch backend a layer is also a module of PyTorch.
     if keras is not None and isinstance(model, keras.Layer):
-        from lapse.keras.monte_carlo import drawing as of_keras
+        from lapse.keras.monte_carlo import noisy_passes as of_keras
 
         return of_keras
     if torch is not None and isinstance(model, torch.nn.Module):
-        from lapse.torch.monte_carlo import drawing as of_torch
+        from lapse.torch.monte_carlo import noisy_passes as of_torch
 
         return of_torch
-    raise LapseError(f"{model!r} was given, which is no model of Keras's and none of PyTorch's.")
+    raise LapseError(f"{model!r} was given, which is not a model of Keras or PyTorch; give one.")

@@ -1,4 +1,4 @@
-"""The mean and spread of draws that come one by one, and how sure a distribution is."""
+"""Mean and standard deviation of arrays that come one by one, and the entropy of distributions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ROUNDING = 5e-3
 
 
 class Moments:
-    """Mean and standard deviation of arrays of one shape, of which none is kept (Welford 1962,
-    Note on a Method for Calculating Corrected Sums of Squares and Products, Technometrics 4).
+    """Mean and standard deviation of arrays of one shape, without keeping them (Welford 1962, Note
+    on a Method for Calculating Corrected Sums of Squares and Products, Technometrics 4).
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ def distribution(outputs: np.ndarray, classes: str) -> np.ndarray:
         (..., classes), or for one class (..., 2), that class first.
 
     Raises:
-        LapseError: for probabilities that are none.
+        LapseError: for outputs that are not probabilities.
     """
     if classes == "logits":
         if outputs.shape[-1] == 1:  # a sigmoid is a softmax against 0
@@ -58,23 +58,23 @@ def distribution(outputs: np.ndarray, classes: str) -> np.ndarray:
         outputs = np.concatenate([outputs, 1 - outputs], -1)
     if not (outputs >= 0).all():
         raise LapseError(
-            "classes='probabilities' was given, and some outputs are no probabilities: they run "
-            f"from {outputs.min():.4g} to {outputs.max():.4g}; write classes='logits' for what "
-            "softmax or sigmoid has yet to be applied to."
+            "classes='probabilities' was given, but some outputs are not probabilities: they run "
+            f"from {outputs.min():.4g} to {outputs.max():.4g}; write classes='logits' for outputs "
+            "before softmax or sigmoid."
         )
     sums = outputs.sum(-1)
     if (abs(sums - 1) > _ROUNDING).any():
         raise LapseError(
-            "classes='probabilities' was given, and the probabilities along the last axis of the "
+            "classes='probabilities' was given, but the probabilities along the last axis of the "
             f"output sum to {sums.min():.4g} to {sums.max():.4g}, not 1; write classes='logits' "
-            "for outputs before softmax, and give outputs that are no alternatives to each other "
-            "an axis of 1 behind them."
+            "for outputs before softmax, and for classes that don't exclude each other add a last "
+            "axis of 1."
         )
     return outputs
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """In nats, of distributions along the last axis; what has probability 0 adds nothing."""
+    """In nats, of distributions along the last axis; a probability of 0 adds nothing."""
     logarithms = np.log(np.where(probabilities > 0, probabilities, 1))
     total: np.ndarray = -(probabilities * logarithms).sum(-1)
     return total

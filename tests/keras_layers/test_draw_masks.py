@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
+from keras_support import BACKEND
 
 import lapse.keras
 from lapse.core.errors import LapseError
@@ -36,3 +39,20 @@ def test_sizes_of_cells(cell: type, size: Any) -> None:
     with pytest.raises(LapseError, match=r"batch=.* was given; write a whole number from 0"):
         made.draw_masks(size)
     assert made.draw_masks(0).x.shape == (0, 1, 1, 3)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow's seeds may have 64 bits")
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_seeds_of_more_than_32_bits_draw_the_same_in_graphs(engine: str) -> None:
+    import tensorflow as tf
+
+    x = np.random.default_rng(3).normal(size=(2, 5, 3)).astype(np.float32)
+
+    def made() -> Any:
+        keras.utils.set_random_seed(1)
+        return lapse.keras.LSTM(4, recurrent_dropout=0.5, seed=2**40 + 5, engine=engine)
+
+    expected = made()(x, training=True)
+    layer = made()
+    found = tf.function(lambda: layer(x, training=True))()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

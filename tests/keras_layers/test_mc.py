@@ -284,7 +284,7 @@ def test_what_is_not_built_and_what_is_no_model_is_refused() -> None:
     for wrong in (None, "model.keras", layers.Dropout):
         with pytest.raises(LapseError, match="is not a model or layer of Keras"), mc_dropout(wrong):
             pass
-        with pytest.raises(LapseError, match="no model of Keras's and none of PyTorch's"):
+        with pytest.raises(LapseError, match="which is not a model of Keras or PyTorch"):
             lapse.predict(wrong, X)
     with pytest.raises(LapseError, match=r"keras\.Sequential\(\[layer\]\)"):
         lapse.predict(layers.Dropout(0.5), X)

@@ -1,4 +1,4 @@
-"""The frameworks whose arrays engines take: one `engines.Framework` each."""
+"""The frameworks whose arrays the engines take, each as an `engines.Framework`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from lapse.engines import Framework
 
 
 def named(name: str) -> Framework:
-    """The backend of "torch", "jax" or "tensorflow", imported when it is asked for."""
+    """The backend of "torch", "jax" or "tensorflow", imported when it is needed."""
     backend: Framework = import_module(f"lapse.backends.{name}").BACKEND
     return backend

@@ -1,7 +1,7 @@
 """Engines as NumPy functions, for frameworks whose graphs call back into Python.
 
-Each is a value: functions that compute the same are equal, so that a graph cached by what it calls
-is used again. `into` holds the arrays to write to, where the framework provides them.
+Functions that compute the same compare equal, so a graph that is cached by the functions it calls
+is used again. `into` holds the arrays to write to, if the framework provides them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from lapse.core.numpy_backend import NUMPY
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import named
+from lapse.engines.arrays import Flags, Gradients, Inputs, Results
 from lapse.engines.cpu.drawing import FAST_NUMPY
 from lapse.engines.fused import Fused
-from lapse.engines.layer import Flags, Gradients, Inputs, Results
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Backward:
         *gradients: Any,
         into: Gradients | None = None,
     ) -> Gradients:
-        """`gradients`: of the last h, of the last c, and of all outputs."""
+        """`gradients` are those of the last h, of the last c and of all outputs."""
         return _fused(self.engine).backward(
             NUMPY,
             self.flags,
@@ -76,31 +76,30 @@ def _fused(name: str) -> Fused:
 
 
 def _array(value: Any) -> Any:
-    """NumPy's view of a framework's array, in the same memory."""
+    """A NumPy view of a framework's array, in the same memory."""
     return None if value is None else np.asarray(value)
 
 
 def known_words(seed: Any) -> Sequence[int]:
-    """The words of a seed as numbers, where it is known."""
+    """The words of a seed as numbers; the seed must be known, not traced."""
     words = drawing.seed_words(seed)
     return words if isinstance(words, tuple) else [int(word) & WORD for word in np.asarray(words)]
 
 
 def draw(plan: Plan, seed: Any, **sizes: Any) -> Masks:
-    """Compact masks in NumPy, with no framework's threads."""
+    """Compact masks in NumPy, drawn without a framework's threads."""
     return drawing.draw(plan, seed, **sizes, backend=FAST_NUMPY, compact=True)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """`draw` as the arrays of the slots in turn."""
+    """`draw`, as a list of the arrays of the slots."""
 
     plan: Plan
     sizes: tuple[tuple[str, int], ...]
 
     def __call__(self, seed: Any, into: list[Any] | None = None) -> list[Any]:
-        words = [int(word) for word in np.asarray(seed)]
-        drawn = to_arrays(self.plan, draw(self.plan, words, **dict(self.sizes)))
+        drawn = to_arrays(self.plan, draw(self.plan, known_words(seed), **dict(self.sizes)))
         for array, mask in zip(into or [], drawn, strict=bool(into)):
             array[...] = mask
         return drawn

@@ -1,8 +1,8 @@
-"""JAX: words in uint32; engines as callbacks into NumPy with gradients of their own.
+"""JAX: words in uint32; engines as callbacks into NumPy with their own gradients.
 
-The callbacks read and write XLA's own buffers. `jax.pure_callback` passes arrays of JAX instead:
-with one processor, the thread that would fill these arrays is the one that waits for them, and the
-process hangs.
+The callbacks read and write XLA's own buffers. `jax.pure_callback` would pass arrays of JAX: with
+one processor, the thread that fills these arrays is the one that waits for them, and the process
+hangs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from lapse.core.noise import Term
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework
-from lapse.engines.cpu.drawing import FAST_NUMPY
-from lapse.engines.interface import Again
-from lapse.engines.layer import (
+from lapse.engines.arrays import (
     Flags,
     Inputs,
     Results,
@@ -37,6 +35,8 @@ from lapse.engines.layer import (
     result_shapes,
     writes_outputs,
 )
+from lapse.engines.cpu.drawing import FAST_NUMPY
+from lapse.engines.interface import Again
 
 Scales = tuple[float, ...]
 _Outline: Any = jax.ShapeDtypeStruct
@@ -56,7 +56,7 @@ def _forward(engine: str, flags: Flags, scales: Scales, inputs: Inputs) -> Resul
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _called(function: Callable, shapes: Any, *given: Any) -> Any:
-    """The result of a function of NumPy arrays: float32 arrays of these shapes."""
+    """Calls a function of NumPy arrays that returns float32 arrays of these shapes."""
     results = type(shapes)._make(_Outline(shape, np.float32) for shape in shapes)
     return _callback(_InPlace(function), results)(*given)
 
@@ -64,7 +64,7 @@ def _called(function: Callable, shapes: Any, *given: Any) -> Any:
 @_called.defjvp
 def _(*_: Any) -> Any:
     raise LapseError(
-        "a gradient of gradients is asked for, which the C++ kernels do not have on JAX; give the "
+        "a gradient of a gradient is needed, which the C++ kernels do not have on JAX; give the "
         "layer engine='reference'."
     )
 
@@ -92,11 +92,11 @@ def _with_residuals(engine: str, flags: Flags, scales: Scales, inputs: Any) -> t
     of_masks = inputs.x_mask, inputs.h_mask, inputs.slots
     if any(mask.perturbed for mask in jax.tree.leaves(of_masks, is_leaf=_is_primal)):
         raise LapseError(
-            "the gradient of a mask is asked for, which the C++ kernels do not have; give the "
+            "the gradient of a mask is needed, which the C++ kernels do not have; give the "
             "layer engine='reference'."
         )
-    # The gradient of x is computed only where it is asked for. This is told by a structure, because
-    # a value would not be known while JAX traces.
+    # The gradient of x is computed only if it is needed. The structure of the arguments says so,
+    # because a value would not be known while JAX traces.
     of_x = () if inputs.x.perturbed else None
     values = jax.tree.map(lambda primal: primal.value, inputs, is_leaf=_is_primal)
     found = _forward(engine, flags, scales, values)
@@ -144,7 +144,7 @@ class Jax(Framework):
         return jnp.asarray(np.asarray(value, np.uint32) if known else value).astype("uint32")
 
     def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
-        """By halves of words, whose products fit into a word."""
+        """Computed by halves of words, whose products fit into a word."""
         half, bits = np.uint32(0xFFFF), np.uint32(16)
         low, high = word & half, word >> bits
         c_low, c_high = np.uint32(constant & 0xFFFF), np.uint32(constant >> 16)

@@ -1,4 +1,4 @@
-"""TensorFlow: words in int64; engines as calls of NumPy with gradients of their own."""
+"""TensorFlow: words in int64; engines as calls of NumPy with their own gradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from lapse.core.noise import Term
 from lapse.core.philox import WORD
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework
-from lapse.engines.cpu.drawing import FAST_NUMPY
-from lapse.engines.interface import Again, Function
-from lapse.engines.layer import (
+from lapse.engines.arrays import (
     Flags,
     Gradients,
     Inputs,
@@ -26,6 +24,8 @@ from lapse.engines.layer import (
     result_shapes,
     writes_outputs,
 )
+from lapse.engines.cpu.drawing import FAST_NUMPY
+from lapse.engines.interface import Again, Function
 
 
 class Tensorflow(Framework):
@@ -39,10 +39,10 @@ class Tensorflow(Framework):
         return kept
 
     def word(self, value: Any) -> Any:
-        return tf.cast(tf.convert_to_tensor(value), tf.int64)
+        return tf.cast(tf.convert_to_tensor(value), tf.int64) & WORD
 
     def multiply(self, word: Any, constant: int) -> tuple[Any, Any]:
-        product = word * constant  # wraps around with the right bits in it
+        product = word * constant  # wraps around, with the right low bits
         high = tf.bitwise.right_shift(product, tf.constant(32, tf.int64))
         return high & WORD, product & WORD
 
@@ -59,8 +59,8 @@ class Tensorflow(Framework):
         return tf.range(tf.cast(count, tf.int64), dtype=tf.int64)
 
     def running_max(self, words: Any, axis: int, window: int) -> Any:
-        # By doubling, which keeps known shapes known. The shapes of a scan are unknown in graphs,
-        # where loops and XLA then fail.
+        # Doubling keeps known shapes known. In graphs the shapes of a scan are unknown, and then
+        # loops and XLA fail.
         front, width = (slice(None),) * axis, 1
         while width < window:
             nothing = tf.zeros_like(words[(*front, slice(None, width))])
@@ -172,7 +172,7 @@ def _layer(
                 )
 
             of_each = _first(back, gradient_shapes(flags, inputs, of_x=True))(*kept, *given)
-            # Masks have no gradients; TensorFlow gives None for them.
+            # Masks have no gradients; None stands for them in TensorFlow.
             return [of_each[place] if place < len(Gradients._fields) else None for place in places]
 
         return (found.last_h, found.last_c, found.h, found.y), gradients
@@ -181,13 +181,13 @@ def _layer(
 
 
 def _first(back: Callable, shapes: Gradients) -> Callable:
-    """Calls a function of NumPy arrays that gives gradients; these have no gradients themselves."""
+    """Calls a function of NumPy arrays that returns gradients, which have no gradients."""
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def first(*given: Any) -> tuple[Any, Callable]:
         def second(*_: Any) -> None:
             raise LapseError(
-                "a gradient of gradients is asked for, which the C++ kernels do not have on "
+                "a gradient of a gradient is needed, which the C++ kernels do not have on "
                 "TensorFlow; give the layer engine='reference'."
             )
 
@@ -197,7 +197,7 @@ def _first(back: Callable, shapes: Gradients) -> Callable:
 
 
 def _called(function: Callable, shapes: Any, given: Any) -> Any:
-    """Calls a function of NumPy arrays that gives float32 arrays of these shapes."""
+    """Calls a function of NumPy arrays that returns float32 arrays of these shapes."""
     found = tf.numpy_function(function, given, [tf.float32] * len(shapes), stateful=False)
     for array, shape in zip(found, shapes, strict=True):
         array.set_shape(shape)
@@ -205,13 +205,13 @@ def _called(function: Callable, shapes: Any, given: Any) -> Any:
 
 
 def _draw(plan: Plan, seed: Any, *, batch: Any, timesteps: Any, **rest: Any) -> Masks:
-    """Inside a graph, by a call of NumPy."""
+    """Draws inside a graph, by a call of NumPy."""
     of_stream = {"direction": rest.pop("direction", 0)}
 
     def drawn(words: Any, counts: Any) -> list[Any]:
         batch, timesteps = map(int, counts)
         sizes = {"batch": batch, "timesteps": timesteps, **rest, **of_stream}
-        return to_arrays(plan, callbacks.draw(plan, [*map(int, words)], **sizes))
+        return to_arrays(plan, callbacks.draw(plan, known_words(words), **sizes))
 
     known = {
         name: None if tf.is_tensor(size) else size

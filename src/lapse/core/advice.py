@@ -6,7 +6,7 @@ next, so `nearest` corrects everything about a term together.
 
 from __future__ import annotations
 
-import copy
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def _can_run(axis: Axis) -> bool:
 
 
 def _with(term: Term, **parts: object) -> Term:
-    """A copy with other parts, which need not go together."""
-    changed = copy.copy(term)
-    for name, value in parts.items():
-        object.__setattr__(changed, name, value)
+    """A term with other parts, unchecked because they need not go together."""
+    changed = object.__new__(type(term))
+    for field in fields(term):
+        value = parts.get(field.name, getattr(term, field.name))
+        object.__setattr__(changed, field.name, value)
     return changed

@@ -164,7 +164,7 @@ class Memory(Protocol):
     bool: Any
 
     def empty(self, like: Any, shape: Shape) -> Any:
-        """A new float32 array."""
+        """A new array of the type, and on the device, of another, which is float32."""
 
     def address(self, array: Any) -> int: ...
 

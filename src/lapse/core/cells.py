@@ -4,7 +4,7 @@ Everything is written with operators, so the same lines run on NumPy float64, Py
 TensorFlow; `backend.py` lists the few functions that differ. W, U, b are kernel, recurrent kernel
 and bias in Keras's layout; gates stand in the order i f g o (LSTM) and z r n (GRU).
 
-`m` holds one mask a slot (`plan.Masks`), None where there is no noise. A mask multiplies;
+`m` holds one mask a slot (`masks.Masks`), None where there is no noise. A mask multiplies;
 k_c and k_h say how far a state moves from its old value to its new one.
 """
 

@@ -32,13 +32,19 @@ class Form(ABC):
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+            name = field.type if isinstance(field.type, str) else field.type.__name__
+            if name not in _TYPES:
+                raise LapseError(
+                    f"{type(self).__name__} has the field {field.name} of type {name}; the fields "
+                    f"of a form are {', '.join(_TYPES)}."
+                )
+            value, wanted = getattr(self, field.name), _TYPES[name]
             wrong = not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
             if wrong or value != value:  # NaN
                 article = "an" if wanted is Integral else "a"
                 raise LapseError(
                     f"{type(self).__name__} was given {field.name}={value!r}; write {article} "
-                    f"{field.type}, such as {field.default!r}."
+                    f"{name}, such as {field.default!r}."
                 )
             if wanted is Real:  # NumPy's numbers and fractions have another text
                 object.__setattr__(self, field.name, float(value))
@@ -286,22 +292,9 @@ class EmbeddingDropout(Form):
         return f"emb:{self.rate}@{'B' if self.per_sample else ''}V"
 
 
-FORMS: tuple[type[Form], ...] = (
-    Dropout,
-    SpatialDropout,
-    TimestepDropout,
-    KerasDropout,
-    Variational,
-    RnnDrop,
-    NoMemoryLoss,
-    Zoneout,
-    WeightDrop,
-    Locked,
-    AwdLstm,
-    Gaps,
-    SkipSteps,
-    EmbeddingDropout,
-)
+FORMS: tuple[type[Form], ...] = tuple(
+    Form.__subclasses__()
+)  # in the order in which they stand here
 
 
 def examples() -> tuple[Form, ...]:

@@ -171,7 +171,8 @@ def check_masks(
             )
         numbers = width(slot, units=units, **sizes)
         columns = plan.gates * units
-        full = (numbers, columns) if slot in "WU" else (batch, timesteps, plan.gates, numbers)
+        gates = plan.gates if slot in ("x", "h") else 1  # several gates read these two
+        full = (numbers, columns) if slot in "WU" else (batch, timesteps, gates, numbers)
         given = tuple(mask.shape)
         fits = len(given) == len(full) and all(
             size in (1, whole, None) or whole is None

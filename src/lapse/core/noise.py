@@ -38,7 +38,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any, Literal
 
@@ -117,7 +117,7 @@ class Term:
             object.__setattr__(self, "scale", _usual_scale(self.site))
         check_term(self)
 
-    @property
+    @cached_property
     def axes(self) -> dict[str, Axis]:
         """The axes of `over`, by letter."""
         return {axis.name: axis for axis in _axes(self.over)}

@@ -28,6 +28,8 @@ from lapse.core.errors import LapseError, outside
 if TYPE_CHECKING:
     from lapse.core.noise import Term
 
+# The place of a site here is part of its random stream, in four bits: none may move, and all
+# sixteen are taken.
 SITES = ("x", "h", "y", "W", "U", "i", "f", "g", "o", "z", "r", "n", "c", "s", "state", "emb")
 GATE_SITES = ("i", "f", "g", "o", "z", "r", "n")
 CELLS = {  # the sites of each cell

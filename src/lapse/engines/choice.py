@@ -1,4 +1,4 @@
-"""Which engine runs a call: the list of engines, and one function that chooses and says why."""
+"""Which engine runs a call: the list of engines, and one function that chooses one."""
 
 from __future__ import annotations
 
@@ -25,35 +25,45 @@ def named(name: str) -> Engine:
 
 
 def check_option(option: object) -> None:
-    """Raises `LapseError` for what can't be written as `engine=`."""
+    """Raises `LapseError` for an unknown `engine=`."""
     if option not in OPTIONS:
         raise LapseError(f"engine={option!r} is unknown; write one of {', '.join(OPTIONS)}.")
 
 
 class Choice(NamedTuple):
-    """The engine of a call, and what there is to say of it beside the engine's own reason."""
+    """The engine of a call, and the reason where the engine does not give it itself."""
 
     engine: Engine
     call: Call
     words: str | None = None
+    unasked: bool = False  # whether the plain loop runs because nothing faster can
 
     @property
     def why(self) -> str:
-        """Why it is the one that runs."""
+        """Why this engine runs."""
         return self.words or self.engine.reason(self.call)
 
 
-def choose(call: Call, option: str = "auto") -> Choice:
-    """The engine for a call.
-
-    Args:
-        option: what the layer asks for; for "auto" the environment variable LAPSE_ENGINE does.
-
-    Raises:
-        LapseError: where the engine asked for can't run the call.
+def engine_for(call: Call, option: str = "auto") -> Engine:
+    """The engine that runs a call; takes and raises what `choose` does.
 
     Warns:
-        PlainLoopWarning: where the plain loop runs unasked, once for each reason.
+        PlainLoopWarning: if the plain loop runs without being asked for, once for each reason.
+    """
+    choice = choose(call, option)
+    if choice.unasked:
+        warn_of_plain_loop(choice.why)
+    return choice.engine
+
+
+def choose(call: Call, option: str = "auto") -> Choice:
+    """The engine for a call, and why.
+
+    Args:
+        option: the engine that the layer asks for; with "auto", LAPSE_ENGINE can name one.
+
+    Raises:
+        LapseError: if the engine that is asked for can't run the call.
     """
     asked, words = asked_for(option)
     if asked != "auto":
@@ -76,16 +86,14 @@ def choose(call: Call, option: str = "auto") -> Choice:
     why = "; ".join(obstacles)
     if slower is not None:
         return Choice(slower, call, why)
-    if not call.exporting:
-        warn_of_plain_loop(why)
-    return Choice(ENGINES[-1], call, why)
+    return Choice(ENGINES[-1], call, why, unasked=not call.exporting)
 
 
-# torch.compile calls these three rather than look into them; see `backends.torch`.
+# torch.compile calls these three functions and does not trace them; see `backends.torch`.
 
 
 def asked_for(option: str) -> tuple[str, str]:
-    """What a layer, or for it the environment, asks for, and how it is written there."""
+    """The engine that a layer or the environment asks for, and the setting that asks for it."""
     if option != "auto":
         return option, f"engine={option!r}"
     asked = os.environ.get("LAPSE_ENGINE", "auto")
@@ -97,7 +105,7 @@ def asked_for(option: str) -> tuple[str, str]:
 def raise_obstacle(words: str, title: str, obstacle: str) -> None:
     """Raises the error for an engine that is asked for and can't run."""
     raise LapseError(
-        f"{words} asks for {title}, which can't run here: {obstacle}; write engine='auto' to have "
+        f"{words} asks for {title}, which can't run here: {obstacle}; write engine='auto' to get "
         "an engine that can."
     )
 

@@ -1,7 +1,7 @@
 """An engine that runs a whole layer at once, forward and backward, on plain arrays.
 
-What every framework prepares for it stands here, once: weights, biases, masks and states as such an
-engine reads them, and outputs as `cells.unroll` gives them.
+What such an engine needs from every framework is prepared here: weights, biases, masks and states
+as it reads them, and outputs as `cells.unroll` returns them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from lapse.core.backend import Memory
 from lapse.core.cells import drop
 from lapse.core.masks import Coins, Masks, Redrawn
+from lapse.engines.arrays import SLOTS, Flags, Gradients, Inputs, Results, writes_outputs
 from lapse.engines.interface import Again, Call, Engine, Framework
-from lapse.engines.layer import SLOTS, Flags, Gradients, Inputs, Results, writes_outputs
 
 
 class Fused(Engine):
-    """Subclasses compute; frameworks join the two passes, each in its own way."""
+    """Subclasses compute the two passes; each framework connects them as its gradients need."""
 
     @abstractmethod
     def forward(
@@ -33,8 +33,8 @@ class Fused(Engine):
 
         Args:
             memory: of the arrays' library.
-            scales: what the masks of x, of h and the slots are multiplied by, where they are uint8.
-            into: the arrays to write to, row after row in memory; new ones by default.
+            scales: the factors of the masks of x, of h and the slots, for masks that are uint8.
+            into: the arrays to write to, contiguous in memory; new ones by default.
         """
 
     @abstractmethod
@@ -53,20 +53,29 @@ class Fused(Engine):
         columns_first: bool,
         into: Gradients | None = None,
     ) -> Gradients:
-        """The gradients of what a layer reads.
+        """The gradients of the inputs of a layer.
 
         Args:
-            inputs, scales: what `forward` was given; without the bias, which is not needed.
-            results: h, c and saved of what it gave.
+            inputs, scales: as for `forward`; the bias is not needed.
+            results: what `forward` returned; h, c and saved are needed.
             dlast_h, dlast_c: (batch, units), of the last states; None stands for zeros.
-            dy: (timesteps, batch, units), of all outputs, or of all h where these are the outputs.
-            of_x: whether to give that of x.
-            columns_first: gives (gates*units, features) and (gates*units, units), as PyTorch's
-                weights lie in memory, for the two kernels.
+            dy: (timesteps, batch, units), of all outputs, or of all h if these are the outputs.
+            of_x: whether to compute the gradient of x.
+            columns_first: whether the gradients of the two kernels are (gates*units, features) and
+                (gates*units, units), which is PyTorch's layout.
             into: as for `forward`.
         """
 
+    def missing(self, call: Call) -> str | None:
+        """A cell or slot that `arrays.Inputs` has no place for, in words; None if all have one."""
+        if call.cell not in SLOTS:
+            return f"they have no cell {call.cell}"
+        known = {"x", "h", "W", "U", *SLOTS[call.cell]}
+        slots = [slot for slot, _ in call.plan.slots if slot not in known]
+        return f"they have no mask for {slots[0]}" if slots else None
+
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        """Computes in float32, with masks that are on the device of x."""
         backend = call.backend
         weights = call.keras_weights()
         kernel = drop(backend.floats(weights.kernel), masks.W)
@@ -105,7 +114,7 @@ class Fused(Engine):
 
 
 def _bias(bias: Any, units: int, backend: Framework) -> Any:
-    """One number for each part of z; a GRU's two rows become z r n, and last what n reads of h."""
+    """One number for each part of z; the two rows of a GRU become z r n, then the recurrent n."""
     if bias is None:
         return None
     bias = backend.floats(bias)
@@ -117,7 +126,7 @@ def _bias(bias: Any, units: int, backend: Framework) -> Any:
 
 
 class _Mask(NamedTuple):
-    """A mask as `Inputs` has it, what its bytes are multiplied by, and how to draw it again."""
+    """A mask as in `Inputs`, the factor of its bytes, and a function that draws it again."""
 
     array: Any = None
     scale: float = 1.0

@@ -1,8 +1,8 @@
 """What an engine is: one way to run a layer. `choice.py` has the list of them.
 
-A call carries all that an engine needs to run a layer, or to say why it can't. A new engine is a
-folder with a subclass of `Engine`, or of `fused.Fused` if it has a backward pass of its own, and a
-place in the list. Front-ends and backends stay as they are.
+A call has everything that an engine needs to run a layer, or to say why it can't. A new engine is
+a folder with a subclass of `Engine`, or of `fused.Fused` if it has its own backward pass, and an
+entry in the list. Front-ends and backends do not change.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from lapse.core.plan import Plan
 from lapse.core.weights import TorchWeights, Weights, from_torch, to_torch
 
 if TYPE_CHECKING:
-    from lapse.engines.layer import Flags, Inputs
+    from lapse.engines.arrays import Flags, Inputs
 
 Again = Callable[[], Any] | None
 Function = TypeVar("Function", bound=Callable)
 
 
 class Framework(Backend):
-    """A backend whose arrays have gradients, and may stand in graphs that are run later."""
+    """A backend whose arrays have gradients, and may be part of graphs that run later."""
 
     @abstractmethod
     def like(self, array: Any, other: Any) -> Any:
-        """An array in the type, and on the device, of another."""
+        """An array converted to the type and device of another."""
 
     @abstractmethod
     def broadcast(self, array: Any, shape: Any) -> Any: ...
@@ -41,28 +41,28 @@ class Framework(Backend):
 
     @abstractmethod
     def device(self, array: Any) -> str:
-        """Where an array is: "cpu", or the name of another kind of device."""
+        """The device of an array: "cpu", or the name of another kind of device."""
 
     @abstractmethod
     def in_graph(self, array: Any = None) -> bool:
-        """Whether operations are written down now, to be run later; JAX tells by an array."""
+        """Whether operations are traced now, to run later; JAX needs an array to know."""
 
     @abstractmethod
     def transform(self, call: Call) -> str | None:
-        """What a transform of the framework asks of a call beyond its values and gradients."""
+        """Why an active transform of the framework, such as vmap, prevents an engine; or None."""
 
     compiles_engines: ClassVar[bool] = True  # whether XLA can compile graphs that call engines
 
     def as_written(self, function: Function) -> Function:
-        """Keeps the framework from rewriting a function that a graph is made of."""
+        """Keeps the framework from rewriting a function that it traces."""
         return function
 
     def exporting(self) -> bool | None:
-        """Whether a graph is written down to run without lapse; None where nobody can tell."""
+        """Whether a graph is traced that must run without lapse; None if unknown."""
         return None
 
     def seeded(self, seed: int) -> AbstractContextManager[None]:
-        """Sets the framework's own generators for a while, where layers may draw from them."""
+        """Seeds the framework's own generators in the block, if layers may draw from them."""
         return nullcontext()
 
     def records(self) -> bool:
@@ -70,7 +70,7 @@ class Framework(Backend):
         return True
 
     def wants_gradient(self, array: Any) -> bool:
-        """Whether the gradient of an array may be asked for, where a framework can tell."""
+        """Whether the gradient of an array may be needed, if the framework knows."""
         return False
 
     @abstractmethod
@@ -81,35 +81,38 @@ class Framework(Backend):
         """`forward` of a `fused.Fused`, whose gradients are those of its `backward`.
 
         Args:
-            engine: its name.
-            flags, inputs, scales: as `forward` takes them.
-            again: for the mask of x, the mask of h and the slots, what draws it again for backward;
-                None where it is kept.
+            engine: the name of the engine.
+            flags, inputs, scales: as for `forward`.
+            again: for the mask of x, the mask of h and the slots, a function that draws it again
+                for backward; None where the mask is kept.
 
         Returns:
-            The last h, the last c, all h and all outputs, as in `layer.Results`.
+            The last h, the last c, all h and all outputs, as in `arrays.Results`.
         """
 
     @abstractmethod
     def draw(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        """Compact masks, drawn by the processor also where a graph runs.
+        """Compact masks, drawn on the processor, also when a graph runs.
 
         Args:
             seed: a whole number, or its two words.
             sizes: batch, timesteps, features, units, projected, samples, layer and direction, as
-                for `drawing.draw`.
+                in `drawing.draw`.
         """
 
     def draw_in_graph(self, plan: Plan, seed: Any, **sizes: Any) -> Masks:
-        """The same, for graphs that must run without lapse."""
+        """The same by the framework's own operations, for graphs that run without lapse.
+
+        PyTorch's exported programs keep lapse's operator, so there it is `draw`.
+        """
         return self.draw(plan, seed, **sizes)
 
     @abstractmethod
     def draw_rows(self, terms: Sequence[Term], seed: Any, **sizes: Any) -> Any:
-        """The mask of an embedding table; see `drawing.draw_rows`, also for the sizes."""
+        """The mask of an embedding table; see `drawing.draw_rows`."""
 
     def numbers(self, masks: Masks, like: Any) -> Masks:
-        """Masks as arrays of the type, and on the device, of another array."""
+        """Masks as arrays with the type and device of another array."""
 
         def one(mask: Any) -> Any:
             if mask is None or isinstance(mask, float):
@@ -122,24 +125,24 @@ class Framework(Backend):
 
 
 class Call(NamedTuple):
-    """One layer in one direction, called."""
+    """One call of one layer in one direction."""
 
     backend: Framework
     cell: str  # "LSTM", "GRU" or "SimpleRNN"
     x: Any  # (batch, timesteps, features)
     weights: Weights | TorchWeights
     plan: Plan
-    masks: Masks | None = None  # those that a user gives
-    training: bool = False  # whether masks are drawn where none are given
-    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units); see `stacked`
+    masks: Masks | None = None  # passed by the user
+    training: bool = False  # whether masks are drawn if none are passed
+    initial_state: tuple | None = None  # h, for LSTM h and c, each (batch, units)
     running: Any = None  # (batch, timesteps) booleans, False where a step is padding
     lengths: Any = None  # (batch,): the real steps of each sequence, where padding is at the end
     reset_after: bool = True
     reverse: bool = False
-    activation: Callable | None = None  # where it is not tanh
-    recurrent_activation: Callable | None = None  # where it is not sigmoid
-    exporting: bool = False  # whether the call is written down to run without lapse
-    stacked: bool = False  # whether states have an axis of 1 in front, as `hx` of PyTorch
+    activation: Callable | None = None  # None stands for tanh
+    recurrent_activation: Callable | None = None  # None stands for sigmoid
+    exporting: bool = False  # whether the call is traced to run without lapse
+    leading_axis: bool = False  # whether states have an axis of 1 in front, as `hx` of PyTorch
 
     def keras_weights(self) -> Weights:
         """The weights in Keras's layout."""
@@ -161,19 +164,19 @@ class Engine(ABC):
     title: ClassVar[str]  # what users read
 
     def concerns(self, call: Call) -> bool:
-        """Whether the engine is for such calls at all; if not, nobody reads of its obstacles."""
+        """Whether the engine is meant for such calls; if not, its obstacles are not reported."""
         return True
 
     @abstractmethod
     def obstacle(self, call: Call) -> str | None:
-        """What prevents the engine from running a call, in words; None if nothing does."""
+        """What prevents the engine from running a call, as text; None if nothing does."""
 
     def objection(self, call: Call) -> str | None:
-        """Why later engines of the list come before this one, where the user names none."""
+        """Why "auto" should prefer a later engine of the list, as text; None if it should not."""
         return None
 
     def reason(self, call: Call) -> str:
-        """Why the engine is chosen where it can run."""
+        """Why the engine is chosen if it can run."""
         return "nothing prevents it"
 
     def draw(self, call: Call, seed: Any, **sizes: Any) -> Masks:
@@ -185,17 +188,17 @@ class Engine(ABC):
         """Runs a layer over whole sequences; differentiable.
 
         Args:
-            call: with states that are not stacked.
-            masks: from `draw`, from `call.masks`, or what stands for them in evaluation.
+            call: its states have no leading axis.
+            masks: from `draw`, from `call.masks`, or the expected ones in evaluation.
 
         Returns:
-            What `cells.unroll` does: all outputs (batch, timesteps, units), and the last state.
+            As `cells.unroll`: all outputs (batch, timesteps, units), and the last state.
         """
 
     def run(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
-        """`unroll` for any call; the last state is stacked where the first one is."""
-        if not call.stacked:
+        """`unroll` for any call; the last state has a leading axis if the first one has."""
+        if not call.leading_axis:
             return self.unroll(call, masks)
         state = call.initial_state and tuple(part[0] for part in call.initial_state)
-        y, last = self.unroll(call._replace(initial_state=state, stacked=False), masks)
+        y, last = self.unroll(call._replace(initial_state=state, leading_axis=False), masks)
         return y, tuple(part[None] for part in last)

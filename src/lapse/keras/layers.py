@@ -13,7 +13,7 @@ from keras import ops
 from lapse.core.errors import LapseError
 from lapse.core.masks import Masks, check_masks
 from lapse.core.plan import Plan
-from lapse.engines import Call, Choice, check_option, choose
+from lapse.engines import Call, Choice, check_option, choose, engine_for
 from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, weights
 from lapse.keras.noise_arguments import Noisy
 from lapse.keras.private import NoMasksOfKeras, get_keras_mask
@@ -79,11 +79,11 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         self._know_sizes()
         return [(self.plan, {"features": self.cell.kernel.shape[0], "units": self.units})]
 
-    def choice(self, batch: int, timesteps: int, training: bool) -> Choice:
+    def choices(self, batch: int, timesteps: int, training: bool) -> list[Choice]:
         """The engine of the layer for an input of these sizes, and why it is chosen."""
         self._know_sizes()
         x = ops.zeros((batch, timesteps, self.cell.kernel.shape[0]), self.compute_dtype)
-        return choose(self._call(x, None, training, None, None), self.engine)
+        return [choose(self._call(x, None, training, None, None), self.engine)]
 
     def _know_sizes(self) -> None:
         if not self.built:
@@ -184,7 +184,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
     def _unroll(self, call: Call) -> tuple[Any, tuple]:
         # On the device meta Keras computes shapes, on tensors without values.
         asked = "reference" if BACKEND.device(call.x) == "meta" else self.engine
-        engine = choose(call, asked).engine
+        engine = engine_for(call, asked)
         if call.masks is not None:
             masks = call.masks
         elif call.training:

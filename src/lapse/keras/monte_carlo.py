@@ -122,7 +122,7 @@ def _compile_anew(models: list[keras.Model]) -> None:
 
 
 @contextmanager
-def drawing(
+def noisy_passes(
     model: keras.Layer, x: Any, batch_size: int | None, seed: int | None
 ) -> Iterator[Callable[[], np.ndarray]]:
     """Gives a function that passes `x` through the model once with noise; see `lapse.predict`."""

@@ -1,4 +1,4 @@
-"""What a module is called with: checked, and in the form in which its layers take it."""
+"""The arguments of a call: checked, and converted to what the layers need."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lapse.core.masks import Masks
 
 
 class CallError(LapseError, RuntimeError):
-    """A call with tensors that don't fit, which is a RuntimeError where PyTorch raises it."""
+    """Tensors that don't fit; also a RuntimeError, because PyTorch raises that."""
 
 
 def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
     """Raises `CallError` for an input of the wrong shape or type.
 
     Args:
-        x: with the batch first.
-        given: the same as the user gave it.
+        x: the input with the batch first.
+        given: the input as the user passed it.
     """
     if x.dim() != 3 or x.shape[-1] != module.input_size or x.shape[1] == 0:
         axes = "batch, timesteps" if module.batch_first else "timesteps, batch"
@@ -40,7 +40,7 @@ def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
 def checked_lengths(lengths: Any, batch: int, timesteps: int) -> Tensor:
     """The lengths of the sequences, (batch,) whole numbers in [1, timesteps]."""
     found = _whole(lengths, "lengths", batch)
-    if torch.compiler.is_compiling():  # a graph can't ask for values
+    if torch.compiler.is_compiling():  # a graph doesn't know the values
         return found
     if batch and not 1 <= int(found.min()) <= int(found.max()) <= timesteps:
         raise LapseError(
@@ -51,7 +51,7 @@ def checked_lengths(lengths: Any, batch: int, timesteps: int) -> Tensor:
 
 
 def checked_samples(samples: Any, batch: int) -> list[int]:
-    """The numbers of the samples of a batch."""
+    """The numbers that identify the samples of a batch."""
     return list(map(int, _whole(samples, "samples", batch)))
 
 
@@ -60,8 +60,8 @@ def check_masks_are_tensors(masks: Masks) -> None:
     for slot, mask in masks._asdict().items():
         if not (mask is None or isinstance(mask, (Tensor, float))):
             raise LapseError(
-                f"the mask for {slot} is of type {type(mask).__name__}; give a tensor, as "
-                "draw_masks does (torch.as_tensor makes one of an array), or a float."
+                f"the mask for {slot} is of type {type(mask).__name__}; give a tensor, as from "
+                "draw_masks (torch.as_tensor converts an array), or a float."
             )
 
 
@@ -88,11 +88,11 @@ def checked_states(
     """The states before the first steps, (layers * directions, batch, width) each.
 
     Args:
-        hx: as the user gave it: a pair for LSTM, else a tensor.
-        widths: how many numbers each state has, by name.
-        counts: layers * directions, and the batch.
-        single: whether there is one sequence without an axis for the batch.
-        dtype: of the input, and so of the states, but under autocast.
+        hx: as the user passed it: a pair for LSTM, a tensor for GRU and RNN.
+        widths: the size of each state, by name.
+        counts: layers * directions, and the batch size.
+        single: whether the input is one sequence without a batch axis.
+        dtype: the type of the input; the states must have the same type, except under autocast.
     """
     if hx is None:
         return None
@@ -101,7 +101,7 @@ def checked_states(
     if not all(isinstance(part, Tensor) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
         wanted = "a pair (h, c) of tensors" if pair else "one tensor h"
-        raise CallError(f"hx is of {kinds}; it needs to be {wanted}.")
+        raise CallError(f"hx has the type {kinds}; it must be {wanted}.")
     found = [tuple(part.shape) for part in parts]
     needed = [(*counts[: 2 - single], width) for width in widths.values()]
     if found != needed:
@@ -112,7 +112,7 @@ def checked_states(
     types = {part.dtype for part in parts}
     if types != {dtype} and not private.autocast():
         raise CallError(
-            f"hx has the types {', '.join(map(str, types))}, and the input {dtype}; write "
+            f"hx has the type {', '.join(map(str, types))}, but the input has {dtype}; write "
             f"hx.to({dtype})."
         )
     return tuple(part.unsqueeze(1) if single else part for part in parts)

@@ -1,4 +1,4 @@
-"""Models of PyTorch's recurrent modules as models of lapse's, and back."""
+"""Converts models from PyTorch's recurrent modules to lapse's, and back."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ def convert(
     *,
     classes: Mapping[type, Callable[..., Any]] | None = None,
 ) -> nn.Module:
-    """A copy of a model with lapse's modules in the place of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+    """A copy of a model with lapse's modules in place of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
-    Weights, hooks and all else are copied as they are, so that evaluation gives the same unless the
-    noise acts in it.
+    Weights, hooks and everything else are copied unchanged. Evaluation gives the same results,
+    unless the noise acts in evaluation.
 
     Args:
         model: any module; it stays unchanged.
-        noise, recurrent_dropout: of each module that is exchanged, as for `lapse.torch.LSTM`.
-            Modules of lapse's that the model has already keep their own.
-        classes: what to do with classes of your own, by the class of the module itself (a class
-            derived from it is another). For one derived from `nn.LSTM`, `nn.GRU` or `nn.RNN`, a
-            class derived from lapse's module of that name: the module becomes one, and keeps its
-            attributes and weights. For any class, a function that is given the module and returns
-            the one to stand in its place, which is then converted like the rest of the model.
+        noise, recurrent_dropout: for each module that is exchanged, as for `lapse.torch.LSTM`.
+            Modules of lapse that are already in the model keep their own noise.
+        classes: how to convert classes of your own. The keys are classes; a class derived from a
+            key needs its own key. A class derived from `nn.LSTM`, `nn.GRU` or `nn.RNN` can be
+            given a class derived from lapse's module of that name: the module gets this class, and
+            keeps its attributes and weights. Any class can be given a function that takes the
+            module and returns another one in its place. That one is converted like the rest of the
+            model.
 
     Raises:
-        LapseError: for noise that one of the modules can't have, where there is no module to have
-            it, and for `classes` that can't be followed or that the model doesn't have.
+        LapseError: for noise that one of the modules can't have, for noise where no module can
+            take it, and for `classes` that are invalid or missing in the model.
 
     Warns:
-        UserWarning: names each recurrent module that stays what it is, and why: cells, and classes
-            derived from PyTorch's that `classes` doesn't have.
+        UserWarning: names each recurrent module that is not converted, with the reason: cells, and
+            classes derived from PyTorch's that are not in `classes`.
     """
     derived, functions = checked(classes)
     made = replaced(_copied(model), functions)
@@ -58,14 +59,14 @@ def convert(
     for module in found:
         if parametrize.is_parametrized(module):
             raise LapseError(
-                f"classes= has {type(module).__name__}, a class that parametrizations made; "
-                "convert the model first, and parametrize then."
+                f"classes= has {type(module).__name__}, a class made by parametrizations; "
+                "convert the model first, then parametrize it."
             )
     stayed = _stayed(made, {*exchanged, *functions})
     if not found and (noise is not None or recurrent_dropout):
         raise LapseError(
             f"{type(model).__name__} has no nn.LSTM, nn.GRU or nn.RNN that could take the noise "
-            "(modules of lapse's keep their own); give noise= where the layer is made."
+            "(modules of lapse keep their own noise); give noise= where the layer is made."
             + "".join(stayed)
         )
     for module in found:
@@ -73,7 +74,7 @@ def convert(
         module._set_noise(recurrent_dropout, noise)  # type: ignore[operator]
     if stayed:
         warnings.warn(
-            "convert left some recurrent modules what they are:" + "".join(stayed),
+            "these recurrent modules are not converted:" + "".join(stayed),
             UserWarning,
             stacklevel=outside(),
         )
@@ -87,15 +88,14 @@ def _copied(model: nn.Module) -> nn.Module:
         if "deepcopy protocol" not in str(error):
             raise
         raise LapseError(
-            f"{type(model).__name__} holds the result of a computation, as weight_norm, pruning "
-            "and weight drop leave it behind after a call in training, and PyTorch copies no such "
-            "tensor; call the model once under torch.no_grad(), or remove what computes its "
-            "weights."
+            f"{type(model).__name__} holds a computed tensor, which PyTorch can't copy; "
+            "weight_norm, pruning and weight drop leave one after a call in training. First call "
+            "the model once under torch.no_grad(), or remove what computes its weights."
         ) from None
 
 
 def _stayed(model: nn.Module, exchanged: set[type]) -> list[str]:
-    """A line for each recurrent module of PyTorch's that is not exchanged: its name, and why."""
+    """A line for each recurrent module of PyTorch that is not exchanged: its name, and why."""
     lines = []
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -104,7 +104,7 @@ def _stayed(model: nn.Module, exchanged: set[type]) -> list[str]:
         elif not isinstance(module, nn.RNNBase) or isinstance(module, (LSTM, GRU, RNN)):
             continue
         elif parametrize.is_parametrized(module):
-            why = "parametrizations made its class; convert the model first, and parametrize then"
+            why = "parametrizations made its class; convert the model first, then parametrize it"
         elif type(module) not in exchanged:
             why = f"its class is derived from PyTorch's; give classes={{{kind}: ...}}"
         else:
@@ -116,8 +116,8 @@ def _stayed(model: nn.Module, exchanged: set[type]) -> list[str]:
 def to_native(
     model: nn.Module, *, classes: Mapping[type, type[nn.Module]] | None = None
 ) -> nn.Module:
-    """A copy of a model with PyTorch's own modules in the place of lapse's, to deploy where lapse
-    is not installed. Noise is left out, as evaluation doesn't need it.
+    """A copy of a model with PyTorch's own modules in place of lapse's, to deploy where lapse is
+    not installed. Noise is left out, because evaluation does not need it.
 
     Args:
         model: any module; it stays unchanged.
@@ -125,9 +125,9 @@ def to_native(
             PyTorch's that the module becomes: `{OurLSTM: TheirLSTM}`.
 
     Raises:
-        LapseError: for noise that acts in evaluation, as zoneout does, for what is derived from
-            lapse's modules and not in `classes`, as parametrizations make it, and for `classes`
-            that don't fit.
+        LapseError: for noise that acts in evaluation, as zoneout does; for classes derived from
+            lapse's modules that are not in `classes`, such as those made by parametrizations; and
+            for invalid `classes`.
     """
     made = _copied(model)
     kinds: Any = tuple(THEIRS)
@@ -137,14 +137,14 @@ def to_native(
             continue
         if type(module) not in becomes:
             raise LapseError(
-                f"{name or 'the model'} is a {type(module).__name__}, derived from a module of "
-                "lapse's; remove parametrizations first, and give classes of your own as "
+                f"{name or 'the model'} is a {type(module).__name__}, a class derived from "
+                "lapse's; remove parametrizations first, and give your own classes as "
                 "classes={OurLSTM: TheirLSTM}."
             )
         if _acts_in_evaluation(module):
             raise LapseError(
                 f"{name or type(module).__name__} has the noise {module.noise}, which acts in "
-                "evaluation too; PyTorch's own module has no such thing. Train without it to "
+                "evaluation too; PyTorch's own module has no such noise. Train without it to "
                 "convert the model."
             )
         module.__class__ = becomes[type(module)]

@@ -1,4 +1,4 @@
-"""What `classes=` says to `convert` and `to_native`: checked, and modules replaced by functions."""
+"""The `classes=` of `convert` and `to_native`: checked, and applied where they are functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THEIRS[Embedding] = nn.Embedding
 
 
 def checked(classes: Any) -> tuple[dict[type, type], dict[type, Callable]]:
-    """The classes that modules become, and the functions that make other modules of them."""
+    """The classes that modules get, and the functions that replace modules."""
     if classes is None:
         return {}, {}
     if not isinstance(classes, Mapping):
@@ -35,8 +35,8 @@ def checked(classes: Any) -> tuple[dict[type, type], dict[type, Callable]]:
             )
         if issubclass(theirs, (LSTM, GRU, RNN)):
             raise LapseError(
-                f"classes= has the key {theirs.__name__}, which is lapse's already or derived from "
-                "it; leave it out."
+                f"classes= has the key {theirs.__name__}, which is already a class of lapse or "
+                "derived from one; leave it out."
             )
         if isinstance(ours, type) and issubclass(ours, (LSTM, GRU, RNN)):
             _check_derived(theirs, ours)
@@ -46,7 +46,7 @@ def checked(classes: Any) -> tuple[dict[type, type], dict[type, Callable]]:
         else:
             raise LapseError(
                 f"classes= has {ours!r} for {theirs.__name__}; give a class derived from "
-                "lapse.torch.LSTM, GRU or RNN, or a function from the module to another."
+                "lapse.torch.LSTM, GRU or RNN, or a function that returns another module."
             )
     return derived, functions
 
@@ -57,7 +57,7 @@ def _check_derived(theirs: type, ours: type) -> None:
         raise LapseError(
             f"classes= has {ours.__name__} for {theirs.__name__}, which is not derived from "
             "nn.LSTM, nn.GRU or nn.RNN, so its attributes and weights have other names; give a "
-            f"function that makes a module of it, such as lambda old: {ours.__name__}(...)."
+            f"function that returns a module, such as lambda old: {ours.__name__}(...)."
         )
     if not issubclass(ours, OURS[base]):
         raise LapseError(
@@ -67,7 +67,7 @@ def _check_derived(theirs: type, ours: type) -> None:
 
 
 class _Replacing:
-    """Puts what functions make of modules in their place: one for each, however often it occurs."""
+    """Replaces modules by what functions return for them, each module only once."""
 
     def __init__(self, functions: dict[type, Callable]) -> None:
         self.functions = functions
@@ -76,18 +76,18 @@ class _Replacing:
         self.entered: set[nn.Module] = set()
 
     def replaced(self, module: nn.Module) -> nn.Module:
-        """The module to stand in the place of this one, everything inside replaced as well."""
+        """What replaces a module; the modules inside it are replaced as well."""
         if module in self.made:
             return self.made[module]
         if type(module) not in self.functions or module in self.seen:
             self._inside(module)
             return module
-        self.seen.add(module)  # what stands in its place may hold it, and then it stays
+        self.seen.add(module)  # if the new module holds this one, it stays there
         new = self.functions[type(module)](module)
         if not isinstance(new, nn.Module):
             raise LapseError(
                 f"the function of classes= for {type(module).__name__} returned a "
-                f"{type(new).__name__}; it needs to return the module to stand in its place."
+                f"{type(new).__name__}; it must return the module that replaces it."
             )
         new.train(module.training)
         self._inside(new)
@@ -104,7 +104,7 @@ class _Replacing:
 
 
 def replaced(model: nn.Module, functions: dict[type, Callable]) -> nn.Module:
-    """The model with what functions make of its modules in their place."""
+    """The model with modules replaced by what functions return for them."""
     replacing = _Replacing(functions)
     made = replacing.replaced(model)
     if unmet := functions.keys() - {type(module) for module in replacing.made}:
@@ -116,13 +116,13 @@ def no_such(unmet: Any, model: nn.Module) -> LapseError:
     """The error for classes that a model doesn't have."""
     names = ", ".join(sorted(kind.__name__ for kind in unmet))
     return LapseError(
-        f"classes= has {names}, of which {type(model).__name__} has no module; leave it out, and "
-        "note that a class derived from it needs a key of its own."
+        f"classes= has {names}, but {type(model).__name__} has no module of that class; leave it "
+        "out, and note that a class derived from it needs its own key."
     )
 
 
 def checked_back(classes: Any) -> dict[type, type]:
-    """The classes that lapse's become in `to_native`."""
+    """The classes of PyTorch for classes derived from lapse's, checked."""
     found = {} if classes is None else classes
     if not (isinstance(found, Mapping) and all(map(_leads_back, found, found.values()))):
         raise LapseError(

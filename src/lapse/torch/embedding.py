@@ -17,16 +17,16 @@ class Embedding(nn.Embedding):
 
     Args:
         noise: `lapse.EmbeddingDropout(rate)`, or terms at the site emb as text ("emb:.1@BV").
-        generator: where seeds come from; PyTorch's global generator if None.
+        generator: the source of seeds; PyTorch's global generator if None.
 
     All other arguments are PyTorch's. A dropped word is dropped wherever it occurs: in the whole
-    batch (the first axis of the input), or per sample where the term has the axis B.
+    batch (the first axis of the input), or in one sample if the term has the axis B.
 
     Raises:
         LapseError: for noise at another site.
     """
 
-    __module__ = "lapse.torch"  # in files of whole models
+    __module__ = "lapse.torch"  # the name in files of whole models
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Embedding(nn.Embedding):
         self.generator = generator
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest: files hold no class of lapse's but the module's."""
+        """Leaves out the derived attributes: files contain no other class of lapse."""
         return {name: value for name, value in vars(self).items() if name != "terms"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -51,12 +51,14 @@ class Embedding(nn.Embedding):
         self.terms = collect(self.noise)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Looks up rows: (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
+        """Looks up rows: from (batch, ...) whole numbers to (batch, ..., embedding_dim)."""
         rows: Tensor = super().forward(input)
         if not (self.training and self.terms):
-            return rows * expected_rows(self.terms)
+            expected = expected_rows(self.terms)
+            return rows if expected == 1 else rows * expected
+        batch = input.shape[0] if input.dim() else 1
         seed = new_seed(self.generator)
-        kept = draw_rows(self.terms, seed, batch=len(input), vocabulary=self.num_embeddings)
-        kept = kept.to(rows)
-        sample = torch.arange(len(input), device=input.device) % len(kept)
-        return rows * kept[sample.view(-1, *[1] * (input.dim() - 1)), input][..., None]
+        kept = draw_rows(self.terms, seed, batch=batch, vocabulary=self.num_embeddings).to(rows)
+        sample = torch.arange(batch, device=input.device) % len(kept)
+        sample = sample.view(-1, *[1] * (input.dim() - 1)) if input.dim() else sample[0]
+        return rows * kept[sample, input][..., None]

@@ -1,4 +1,4 @@
-"""`nn.LSTM`, `nn.GRU` and `nn.RNN` with `noise=`: the same signature, `state_dict` and numbers."""
+"""`nn.LSTM`, `nn.GRU` and `nn.RNN` with `noise=`: same signature, `state_dict` and numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lapse.core.masks import Masks
 from lapse.core.plan import Plan
 from lapse.core.rules import warn_of_forgetting
 from lapse.core.weights import TorchWeights
-from lapse.engines import Call, Choice, check_option, choose
+from lapse.engines import Call, Choice, check_option, choose, engine_for
 from lapse.torch.arguments import (
     check_input,
     check_masks_are_tensors,
@@ -29,14 +29,14 @@ from lapse.torch.arguments import (
 from lapse.torch.packed_sequence import packed_like, padded
 from lapse.torch.sublayers import Sublayer, as_text, sublayers, terms_of_layers
 
-DERIVED = ("_terms", "_between", "_sublayers")  # what follows from the rest
+DERIVED = ("_terms", "_between", "_sublayers")  # attributes that are derived from the others
 
 
 class _Recurrent(nn.RNNBase):
-    """What the three modules share; subclasses say which cell they are.
+    """Common to the three modules; a subclass names its cell.
 
-    They also give the package as their `__module__`, so that files of whole models name what is
-    public and stays.
+    It also gives the package as its `__module__`, so that files of whole models contain the public
+    name, which is stable.
     """
 
     cell: str
@@ -64,8 +64,8 @@ class _Recurrent(nn.RNNBase):
         check_option(engine)
         if self.proj_size and self.cell != "LSTM":
             raise LapseError(
-                f"proj_size={self.proj_size} was given; {type(self).__name__} has no projection of "
-                "h, only LSTM; leave it out."
+                f"proj_size={self.proj_size} was given; only LSTM has a projection of h, "
+                f"{type(self).__name__} has not; leave it out."
             )
         self.generator = generator
         self.engine = engine
@@ -80,7 +80,7 @@ class _Recurrent(nn.RNNBase):
         self._between, self._sublayers = self.dropout, sublayers(self, self._terms)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest: files hold no class of lapse's but the module's."""
+        """Leaves out the derived attributes: files contain no other class of lapse."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return {name: value for name, value in state.items() if name not in DERIVED}
 
@@ -92,29 +92,31 @@ class _Recurrent(nn.RNNBase):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("noise", "recurrent_dropout") and "_sublayers" in vars(self):
             raise LapseError(
-                f"{name}={value!r} was set on a {type(self).__name__} that has its noise already; "
-                "make a new one, and load_state_dict this one's weights."
+                f"{name}={value!r} was set on a {type(self).__name__}, whose noise can't change; "
+                "make a new one, and load the weights with load_state_dict."
             )
         super().__setattr__(name, value)
 
     def _widths(self) -> dict[str, int]:
-        """How many numbers each state has."""
+        """The size of each state, by name."""
         h = self.proj_size or self.hidden_size
         return {"h": h, "c": self.hidden_size} if self.cell == "LSTM" else {"h": h}
 
     def plans(self) -> list[tuple[Plan, dict[str, int]]]:
-        """The plan of each layer, with its sizes, as `lapse.explain` needs them."""
+        """The plan of each layer and its sizes, for `lapse.explain`."""
         return [(one.plan, one.sizes) for one in self.sublayers()[:: 1 + self.bidirectional]]
 
-    def choice(self, batch: int, timesteps: int, training: bool) -> Choice:
-        """The engine of the first layer for an input of these sizes, and why it is chosen."""
-        first = self.sublayers()[0]
+    def choices(self, batch: int, timesteps: int, training: bool) -> list[Choice]:
+        """The engine of each layer for an input of these sizes, and why it is chosen."""
         like: Tensor = self.weight_ih_l0  # type: ignore[assignment]
-        x = like.new_zeros(1, 1, 1).expand(batch, timesteps, self.input_size)
-        return choose(self._call(first, x, None, training, None), self.engine)
+        made = []
+        for one in self.sublayers()[:: 1 + self.bidirectional]:
+            x = like.new_zeros(1, 1, 1).expand(batch, timesteps, one.sizes["features"])
+            made.append(choose(self._call(one, x, None, training, None), self.engine))
+        return made
 
     def sublayers(self) -> tuple[Sublayer, ...]:
-        """Each layer and direction. `dropout` may have changed: PyTorch reads it at each call."""
+        """Each layer and direction. As in PyTorch, a change of `dropout` acts at the next call."""
         if self.dropout != self._between:
             self._plan()
         return self._sublayers
@@ -137,18 +139,18 @@ class _Recurrent(nn.RNNBase):
             seed: a whole number in [0, 2**64); by default one from `generator`, or from PyTorch's
                 global generator, which `torch.manual_seed` sets.
             samples: (batch,) whole numbers in [0, 2**32 - 1) that identify the sequences; 0, 1, ...
-                by default. A part of a batch drawn with its own numbers gets the masks it has in
-                the whole: so processes that share a batch and a seed draw one batch's masks.
+                by default. A part of a batch gets the same masks as in the whole batch, if it is
+                drawn with the same numbers and seed. So several processes can share a batch.
 
         Returns:
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
             for W and U (rows or 1, columns or 1) in Keras's layout. With several layers or two
-            directions a list of such, in the order of `hx`.
+            directions, a list of masks in the order of `hx`.
         """
         words: Any = new_seed(self.generator) if seed is None else seed_words(seed)
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
         if like.dtype in (torch.float16, torch.bfloat16):
-            like = like.new_empty(0, dtype=torch.float32)  # in which they are drawn and used
+            like = like.new_empty(0, dtype=torch.float32)  # masks are drawn and used in it
         rows = None if samples is None else checked_samples(samples, batch)
         sizes: dict[str, Any] = {"batch": batch, "timesteps": timesteps, "samples": rows}
         drawn = (
@@ -171,27 +173,28 @@ class _Recurrent(nn.RNNBase):
         Args:
             input: (timesteps, batch, input_size), with batch_first (batch, timesteps, input_size),
                 (timesteps, input_size) for one sequence, or a PackedSequence.
-            hx: the states before the first steps, (num_layers * directions, batch, hidden_size), a
-                pair (h, c) for LSTM, whose h has proj_size numbers where there is one; without the
-                batch axis for one sequence. Zeros by default.
-            lengths: (batch,) whole numbers in [1, timesteps]; steps past a sequence's length are
-                padding: their output is 0, and the last state is the one at the length. A
-                PackedSequence has its own.
-            masks: from `draw_masks`, used in training and evaluation alike. By default fresh ones
-                in training, and in evaluation what they average to.
+            hx: the states before the first step, (num_layers * directions, batch, hidden_size), a
+                pair (h, c) for LSTM; with proj_size, h has proj_size features. Without the batch
+                axis for one sequence. Zeros by default.
+            lengths: (batch,) whole numbers in [1, timesteps]. Steps after the end of a sequence are
+                padding: their output is 0, and the last state is that of the last real step. A
+                PackedSequence has its own lengths.
+            masks: from `draw_masks`, used in training and in evaluation. By default, training draws
+                new masks, and evaluation uses their expected values.
 
         Returns:
             The output, shaped like the input with hidden_size (or proj_size) features for each
-            direction, and the last states, shaped like `hx`; under autocast in its dtype. Masks,
-            states and what is drawn for a PackedSequence follow its batch as it was before it was
-            packed.
+            direction, and the last states, shaped like `hx`; under autocast in its dtype. For a
+            PackedSequence, masks and states are in the order of the batch before it was packed.
 
         Raises:
             LapseError: for shapes, lengths or masks that don't fit.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None:
-                raise LapseError("lengths= was given beside a PackedSequence, which has its own.")
+                raise LapseError(
+                    "lengths= was given with a PackedSequence, which has its own; leave it out."
+                )
             x, lengths = padded(input)
             y, last = self._whole(x, x, hx, lengths, masks, False)
             return packed_like(input, y), last
@@ -219,7 +222,7 @@ class _Recurrent(nn.RNNBase):
         device = x.device.type
         autocast = device != "meta" and torch.is_autocast_enabled(device)
         if autocast and x.dtype != torch.float64:
-            # States add up, and half precision in matrix products saves no time on a CPU.
+            # States accumulate rounding, and half precision saves no time on a CPU.
             with torch.autocast(device, enabled=False):
                 states = states and tuple(part.float() for part in states)
                 x, last = self._run(x.float(), of_each, states, lengths)
@@ -234,7 +237,7 @@ class _Recurrent(nn.RNNBase):
     def _run(
         self, x: Tensor, given: Sequence[Masks | None], states: Any, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The output and the last states of all layers, each state as `hx` has it."""
+        """The output and the last states of all layers, in the layout of `hx`."""
         every, directions = self._sublayers, 1 + self.bidirectional
         running = None if lengths is None else running_steps(lengths, x.shape[1], x.device)
         seed, lasts = self._seed(given), []
@@ -256,14 +259,14 @@ class _Recurrent(nn.RNNBase):
         return x, tuple(map(torch.cat, zip(*lasts, strict=True)))
 
     def _seed(self, given: Sequence[Masks | None]) -> Tensor | None:
-        """The seed of a call that draws; None if it doesn't."""
+        """The seed of a call that draws masks; None if it draws no masks."""
         if given[0] is not None or not self.training:
             return None
         if not any(one.plan.slots for one in self._sublayers):
             return None
         if private.to_onnx():
             raise LapseError(
-                "the model is in training, and ONNX has nothing that draws lapse's masks; call "
+                "the model is in training mode, and ONNX can't draw lapse's masks; call "
                 "model.eval() before torch.onnx.export."
             )
         return new_seed(self.generator)
@@ -278,12 +281,12 @@ class _Recurrent(nn.RNNBase):
         running: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Call:
-        # By name at each call, so that parametrizations and functional_call hold.
+        # Looked up by name at each call, so that parametrizations and functional_call work.
         own = self._parameters
         weights = TorchWeights(
             *[own.get(n) if n in own else n and getattr(self, n) for n in one.weights]
         )
-        if weights.weight_ih.dtype != x.dtype:  # as it may be under autocast
+        if weights.weight_ih.dtype != x.dtype:  # possible under autocast
             weights = TorchWeights(*(w if w is None else w.to(x.dtype) for w in weights))
         return Call(
             BACKEND,
@@ -299,11 +302,11 @@ class _Recurrent(nn.RNNBase):
             reverse=one.direction == 1,
             activation=self._activation,
             exporting=private.to_onnx(),
-            stacked=True,
+            leading_axis=True,
         )
 
     def _run_one(self, call: Call, one: Sublayer, seed: Tensor | None) -> tuple[Tensor, tuple]:
-        engine = choose(call, self.engine).engine
+        engine = engine_for(call, self.engine)
         if call.masks is not None:
             masks = call.masks
         elif seed is not None:
@@ -315,28 +318,28 @@ class _Recurrent(nn.RNNBase):
         return engine.run(call, masks)
 
     def _given(self, masks: Any, batch: int, timesteps: int) -> Sequence[Masks]:
-        """Masks that a user gives, one for each layer and direction."""
+        """The masks that a user passes, one for each layer and direction, checked."""
         single = isinstance(masks, Masks) or not isinstance(masks, (list, tuple))
         each: Sequence[Masks] = (masks,) if single else masks
         if wrong := [one for one in each if not isinstance(one, Masks)]:
             raise LapseError(
-                f"masks= holds {type(wrong[0]).__name__}, which is not lapse.Masks; give what "
-                "draw_masks gives."
+                f"masks= has the type {type(wrong[0]).__name__}, which is not lapse.Masks; pass "
+                "what draw_masks returns."
             )
         if len(each) != len(self._sublayers):
             raise LapseError(
                 f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
-                f"needs {len(self._sublayers)}, as draw_masks gives them."
+                f"needs {len(self._sublayers)}, as draw_masks returns them."
             )
         for of_one, one in zip(each, self._sublayers, strict=True):
             one.check(of_one, batch, timesteps)
             check_masks_are_tensors(of_one)
         return each
 
-    _activation: Callable | None = None  # where it is not tanh
+    _activation: Callable | None = None  # None stands for tanh
 
 
-# PyTorch's outputs lie in memory with time first, whatever the order of their axes.
+# In memory, PyTorch's outputs have time first, whatever the order of their axes.
 
 
 def _joined(outputs: list[Tensor]) -> Tensor:
@@ -344,7 +347,7 @@ def _joined(outputs: list[Tensor]) -> Tensor:
 
 
 def _without_padding(y: Tensor, running: Tensor) -> Tensor:
-    """0 where a step is padding; `torch.where` gives its result the strides of the condition."""
+    """Outputs with 0 in padding. `torch.where` gives its result the strides of the condition."""
     kept = running.t().contiguous()[..., None]
     return torch.where(kept, y.swapaxes(0, 1), 0).swapaxes(0, 1)
 
@@ -353,23 +356,23 @@ class LSTM(_Recurrent):
     """`torch.nn.LSTM` with noise inside.
 
     Takes every argument of `nn.LSTM`, and by keyword those below. Noise acts in each layer and
-    direction, with masks of its own; `dropout=` acts between layers as in PyTorch. With `proj_size`
-    it runs on the plain loop.
+    direction, with separate masks; `dropout=` acts between layers as in PyTorch. The C++ kernels
+    don't run `proj_size`.
 
     Args:
         recurrent_dropout: rate in [0, 1) of dropping what each gate reads of h, one mask per
             sequence and gate, as in Keras.
-        noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these;
-            for all layers, or a dictionary from their numbers, the first being 0, to noise.
-        generator: where the seed of each training call comes from; PyTorch's global one if None,
-            which is the only one that `torch.utils.checkpoint` sets back to draw the same again
-            (with one of its own, give it `masks=`).
-        engine: what runs the layer: "auto" chooses; "cpu" is the C++ kernels, "native" PyTorch's
-            own kernel, "reference" the plain loop. For layers that say "auto", the environment
-            variable LAPSE_ENGINE can name one.
+        noise: a form (`lapse.Zoneout()`), terms as text ("x:.4@BF U:.5@IO"), or a list of these,
+            for all layers; or a dictionary from the number of a layer, from 0, to its noise.
+        generator: the source of the seed of each training call; PyTorch's global generator if None.
+            `torch.utils.checkpoint` restores only the global one, so with another one pass `masks=`
+            there.
+        engine: what runs the layer: "cpu" is the C++ kernels, "native" PyTorch's own kernel,
+            "reference" the plain loop. "auto" chooses at each call; then the environment variable
+            LAPSE_ENGINE can name an engine.
 
     Raises:
-        LapseError: for noise that this cell can't have; at a call, for an engine that can't run it.
+        LapseError: for noise that this cell can't have; in a call, for an engine that can't run it.
     """
 
     __module__ = "lapse.torch"
@@ -380,7 +383,7 @@ class LSTM(_Recurrent):
 
 
 class GRU(_Recurrent):
-    """`torch.nn.GRU` with noise inside; the extra arguments are those of `LSTM`."""
+    """`torch.nn.GRU` with noise inside; the extra arguments are the same as for `LSTM`."""
 
     __module__ = "lapse.torch"
     cell = "GRU"
@@ -390,9 +393,9 @@ class GRU(_Recurrent):
 
 
 class RNN(_Recurrent):
-    """`torch.nn.RNN` with noise inside; the extra arguments are those of `LSTM`.
+    """`torch.nn.RNN` with noise inside; the extra arguments are the same as for `LSTM`.
 
-    As in PyTorch, `nonlinearity` ("tanh" or "relu") comes fourth or by keyword.
+    As in PyTorch, `nonlinearity` ("tanh" or "relu") is the fourth argument or a keyword.
     """
 
     __module__ = "lapse.torch"

@@ -1,4 +1,4 @@
-"""Noise that stays on in evaluation: `mc_dropout`, and the draws of which `lapse.predict` tells."""
+"""Noise that stays on in evaluation: `mc_dropout`, and the passes that `lapse.predict` makes."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from lapse.torch.modules import GRU, LSTM, RNN
 
 @contextmanager
 def mc_dropout(model: nn.Module) -> Iterator[None]:
-    """Keeps a model's noise on, and nothing else, in evaluation (Gal, Ghahramani 2016,
+    """Keeps the noise of a model on in evaluation, and changes nothing else (Gal, Ghahramani 2016,
     arXiv:1506.02142; for recurrent layers arXiv:1512.05287).
 
         model.eval()
         with lapse.torch.mc_dropout(model):
             one, other = model(x), model(x)  # two draws
 
-    Modules with noise are in training meanwhile, all others stay as they are: batch normalization
-    uses its averages and keeps them. Afterwards, also after an error, all is as it was.
+    Inside the block, modules with noise are in training mode, and all others stay unchanged: batch
+    normalization uses its moving averages and keeps them. After the block, also after an error, the
+    model is as before.
 
-    Noise is that of lapse's modules, of `nn.Dropout` and its relatives, of `nn.LSTM`, `nn.GRU` and
-    `nn.RNN` between layers, and of `nn.MultiheadAttention`, wherever in the model they stand, and
-    of what is derived from them. A module that calls `torch.nn.functional.dropout` itself can't be
-    told from others: give it an `nn.Dropout`.
+    Noise means lapse's modules, `nn.Dropout` and its relatives, the `dropout=` of `nn.LSTM`,
+    `nn.GRU`, `nn.RNN` and `nn.MultiheadAttention`, anywhere in the model, and classes derived from
+    them. A module that calls `torch.nn.functional.dropout` itself is not found: give it an
+    `nn.Dropout`.
 
     Raises:
-        LapseError: for a model without noise, and for what is no module.
+        LapseError: for a model without noise, and for anything that is not a module.
     """
     if not isinstance(model, nn.Module):
-        raise LapseError(f"{model!r} was given, which is no module of PyTorch's.")
+        raise LapseError(f"{model!r} was given, which is not a module of PyTorch; give one.")
     noisy = [module for module in model.modules() if _noisy(module)]
     if not noisy:
         raise LapseError(
-            f"{type(model).__name__} has no noise to keep on: no module of lapse's with noise, no "
-            "nn.Dropout, no attention with dropout and no recurrent module with dropout between "
-            "layers, at a rate above 0. Add one, and train with it."
+            f"{type(model).__name__} has no noise to keep on: no lapse module with noise, and no "
+            "nn.Dropout, attention or recurrent module with a rate above 0; add one, and train "
+            "with it."
         )
     before = [module.training for module in noisy]
     for module in noisy:
-        module.training = True  # train() would take along what is inside
+        module.training = True  # train() would also change the modules inside
     try:
         yield
     finally:
@@ -67,16 +68,16 @@ def _noisy(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout)
     if isinstance(module, nn.TransformerEncoderLayer):
-        # In evaluation it takes a short cut past its Dropout modules.
+        # In evaluation its fast path skips its Dropout modules.
         return any(_noisy(inner) for inner in module.children())
     return False
 
 
 @contextmanager
-def drawing(
+def noisy_passes(
     model: nn.Module, x: Any, batch_size: int | None, seed: int | None
 ) -> Iterator[Callable[[], np.ndarray]]:
-    """Gives a function that passes `x` through the model once, with noise; see `lapse.predict`."""
+    """Yields a function that passes `x` through the model once, with noise; see `lapse.predict`."""
     inputs = _inputs(x, model)
     with _evaluating(model), mc_dropout(model), _seeded(model, seed), torch.no_grad():
         yield lambda: np.concatenate(
@@ -94,8 +95,8 @@ def _inputs(x: Any, model: nn.Module) -> tuple[Tensor, ...]:
             return made.to(like if made.is_floating_point() else like.device)
         if not isinstance(part, Tensor):
             raise LapseError(
-                f"{type(part).__name__} was given as an input; PyTorch's models are given a "
-                "tensor or a NumPy array, or a tuple of these, one for each argument."
+                f"{type(part).__name__} was given as an input; give a model of PyTorch a tensor or "
+                "a NumPy array, or a tuple of these, one for each argument."
             )
         return part
 
@@ -108,7 +109,7 @@ def _batches(inputs: tuple[Tensor, ...], size: int | None) -> list[tuple[Tensor,
     if len({len(part) for part in inputs}) > 1:
         raise LapseError(
             f"inputs of shapes {', '.join(str(tuple(part.shape)) for part in inputs)} were given "
-            "with batch_size=; their first axes must be one and the same, the batch."
+            "with batch_size=; their first axes must have the same size, which is the batch."
         )
     return list(zip(*(part.split(size) for part in inputs), strict=True))
 
@@ -116,8 +117,8 @@ def _batches(inputs: tuple[Tensor, ...], size: int | None) -> list[tuple[Tensor,
 def _output(found: Any) -> np.ndarray:
     if not isinstance(found, Tensor):
         raise LapseError(
-            f"the model gave a {type(found).__name__}, where predict needs one tensor; wrap it in "
-            "a module whose forward returns the one that you mean, such as y of y, last = lstm(x)."
+            f"the model gave a {type(found).__name__}, but predict needs one tensor; wrap it in a "
+            "module whose forward returns the right one, such as y of y, last = lstm(x)."
         )
     values: np.ndarray = found.cpu().double().numpy()
     return values
@@ -130,14 +131,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train(before[model])  # some modules do more here than note it
+        model.train(before[model])  # some modules do more here than set `training`
         for module, was in before.items():
             module.training = was
 
 
 @contextmanager
 def _seeded(model: nn.Module, seed: int | None) -> Iterator[None]:
-    """Sets PyTorch's generators and those of lapse's modules, and afterwards puts them back."""
+    """Seeds PyTorch's generators and those of lapse's modules, and restores them afterwards."""
     if seed is None:
         yield
         return

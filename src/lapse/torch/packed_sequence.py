@@ -1,4 +1,4 @@
-"""PyTorch's PackedSequence, as a padded batch with lengths and back."""
+"""Converts PyTorch's PackedSequence to a padded batch with lengths, and back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 
 def padded(packed: PackedSequence) -> tuple[Tensor, Tensor]:
-    """(batch, timesteps, features) in the order in which the batch was before it was packed, and
-    its lengths, (batch,)."""
+    """(batch, timesteps, features) in the order of the batch before it was packed, and the lengths,
+    (batch,)."""
     return pad_packed_sequence(packed, batch_first=True)
 
 
 def packed_like(packed: PackedSequence, y: Tensor) -> PackedSequence:
-    """Outputs (batch, timesteps, units) of the batch that `packed` held, packed as it was."""
+    """Packs the outputs (batch, timesteps, units) of a batch as `packed` is."""
     if packed.sorted_indices is not None:
         y = y.index_select(0, packed.sorted_indices)
-    sizes = packed.batch_sizes.to(y.device)  # how many sequences are as long as each step
+    sizes = packed.batch_sizes.to(y.device)  # how many sequences are still running at each step
     running = torch.arange(y.shape[0], device=y.device) < sizes[:, None]
     return PackedSequence(
         y.swapaxes(0, 1)[running],

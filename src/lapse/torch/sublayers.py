@@ -1,4 +1,4 @@
-"""The layers of a module in each direction, each with noise of its own."""
+"""The layers of a module in each direction, each with its own noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Terms = tuple[Term, ...]
 
 
 class Sublayer(NamedTuple):
-    """One layer in one direction; its sizes are those of `drawing.draw`."""
+    """One layer in one direction; `sizes` are arguments of `drawing.draw`."""
 
     layer: int
     direction: int
@@ -26,7 +26,7 @@ class Sublayer(NamedTuple):
 
     @property
     def stream(self) -> dict[str, int]:
-        """What keeps its random numbers apart from those of the others."""
+        """What distinguishes its random numbers from those of other layers and directions."""
         return {"layer": self.layer, "direction": self.direction}
 
     def check(self, given: Masks, batch: int, timesteps: int) -> None:
@@ -38,12 +38,12 @@ def sublayers(module: Any, terms: tuple[Terms, ...]) -> tuple[Sublayer, ...]:
     """The layers and directions of a module, in the order of `hx`.
 
     Args:
-        module: with its `dropout` as it is now.
+        module: the module; its current `dropout` is used.
         terms: the noise of each layer.
     """
     directions = 1 + module.bidirectional
     outputs = (module.proj_size or module.hidden_size) * directions
-    between = Dropout(module.dropout).terms  # on what comes from the layer before, as in PyTorch
+    between = Dropout(module.dropout).terms  # on the output of the layer before, as in PyTorch
 
     def one(layer: int, direction: int) -> Sublayer:
         of_layer = (*terms[layer], *(between if layer else ()))
@@ -85,13 +85,13 @@ def terms_of_layers(noise: Any, layers: int, recurrent_dropout: float = 0.0) -> 
         return (collect([recurrent, noise]),) * layers
     if unknown := [layer for layer in noise if layer not in range(layers)]:
         raise LapseError(
-            f"noise= names layer {unknown[0]!r}, and the module has {layers} layers; write numbers "
+            f"noise= names layer {unknown[0]!r}, but the module has {layers} layers; write numbers "
             f"from 0 to {layers - 1}."
         )
     return tuple(collect([recurrent, noise.get(layer)]) for layer in range(layers))
 
 
 def as_text(noise: Any, terms: tuple[Terms, ...]) -> str | dict[int, str]:
-    """The noise of all layers, or that of each where it is given so; as files have it."""
+    """The noise as text, as in files: one for all layers, or a dictionary if one was given."""
     texts = list(map(text_of, terms))
     return dict(enumerate(texts)) if isinstance(noise, dict) else texts[0]

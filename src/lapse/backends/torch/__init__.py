@@ -16,8 +16,8 @@ from lapse.core.masks import Masks
 from lapse.core.noise import Term
 from lapse.core.plan import Plan
 from lapse.engines import Call, Framework, choice
+from lapse.engines.arrays import Flags, Inputs
 from lapse.engines.interface import Again
-from lapse.engines.layer import Flags, Inputs
 
 for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_loop):
     private.constant(_called)
@@ -26,7 +26,7 @@ for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_lo
 class Torch(TorchArrays, Framework):
     """Runs engines as operators, with PyTorch's autograd."""
 
-    sequences, steps = private.SEQUENCES, private.STEPS  # PyTorch's own, for the engine native
+    sequences, steps = private.SEQUENCES, private.STEPS  # PyTorch's own, for the engine "native"
 
     def like(self, array: Any, other: Any) -> Any:
         return array.to(other)
@@ -38,16 +38,16 @@ class Torch(TorchArrays, Framework):
         return str(array.dtype).removeprefix("torch.")
 
     def device(self, array: Any) -> str:
-        return str(array.device).partition(":")[0]  # NumPy's arrays have a name here
+        return str(array.device).partition(":")[0]  # in NumPy's arrays it is a text
 
     def in_graph(self, array: Any = None) -> bool:
         return not private.direct(array) if isinstance(array, Tensor) else private.in_graph()
 
     def transform(self, call: Call) -> str | None:
         if private.mapped():
-            return "it knows nothing of vmap"
+            return "vmap is not supported"
         if private.forward_mode():
-            return "it has no derivatives in forward mode"
+            return "derivatives in forward mode are not supported"
         return None
 
     def exporting(self) -> bool:

@@ -1,4 +1,4 @@
-"""PyTorch's tensors: words in int64, whose products wrap around with the right bits in them."""
+"""PyTorch's tensors: words in int64, whose products wrap around, with the right low bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lapse.core.philox import WORD
 
 
 class TorchArrays(Backend):
-    """Operations in PyTorch, how its tensors lie in memory, and its threads."""
+    """Operations in PyTorch, the memory of its tensors, and its threads."""
 
     name = "torch"
 

@@ -1,4 +1,4 @@
-"""The gradients of `operators.layer`: by the engine; those of gradients by the plain loop."""
+"""The gradients of `operators.layer` from the engine; second derivatives from the plain loop."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lapse.core.cells import unroll
 from lapse.core.masks import Masks
 from lapse.core.plan import STATES
 from lapse.core.weights import Weights
+from lapse.engines.arrays import SLOTS, Gradients, Inputs, writes_outputs
 from lapse.engines.interface import Again
-from lapse.engines.layer import SLOTS, Gradients, Inputs, writes_outputs
 
 _FIRST_MASK = Inputs._fields.index("x_mask")
-_LEAVES = Gradients._fields  # of which backward gives gradients; they stand first in `Inputs`
+_LEAVES = Gradients._fields  # the first of `Inputs`, for which backward computes gradients
 
 
 def _setup(
@@ -43,11 +43,11 @@ def _setup(
 def _gradients(
     back: Callable, ctx: Any, wanted: Sequence[bool], given: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradient of each array, where it is wanted.
+    """The gradient of each array, or None if it is not wanted.
 
     Args:
         back: `operators.backward` or `operators.layer_backward`.
-        given: the gradients of what forward gave.
+        given: the gradients of what forward returned.
     """
     settings, (*arrays, h, c, saved) = ctx.settings, ctx.saved_tensors
     places = settings.places
@@ -66,7 +66,7 @@ def _gradients(
         settings._replace(places=tuple(of_places)),
         [*of_places.values(), h, c, saved],
         {n: gradient for n, gradient in enumerate(of_results) if gradient is not None},
-        wanted[0],  # x stands first
+        wanted[0],  # x is the first
         columns_first,
     )
     if columns_first:
@@ -80,7 +80,8 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """The gradients of the wanted arrays, in a graph.
 
-    By `torch.func.vjp`, as what is saved under a transform of torch.func may have lost its graph.
+    It uses `torch.func.vjp`, because tensors saved under a transform of torch.func may have lost
+    their graph.
     """
 
     def layer(*needed: Tensor) -> tuple:
@@ -96,7 +97,7 @@ def _differentiable(
 
 
 def _plain(settings: Settings, inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The last h and c, and the outputs with timesteps first, by the plain loop."""
+    """The last h and c, and the outputs with timesteps first, from the plain loop."""
     cell, units = settings.cell, inputs.recurrent_kernel.shape[0]
     bias = inputs.bias
     if bias is not None and cell == "GRU" and settings.reset_after:
@@ -145,7 +146,7 @@ operators.layer.register_autograd(_backward_operator, setup_context=_setup_opera
 
 
 class _Direct(torch.autograd.Function):
-    """`operators.layer` without the overhead of operators, which can take as long as it does."""
+    """`operators.layer` without the overhead of operators, which can be as long as the layer."""
 
     @staticmethod
     def forward(settings: Settings, again: Sequence[Again], *arrays: Tensor) -> tuple:
@@ -163,11 +164,11 @@ class _Direct(torch.autograd.Function):
 
 
 def run(settings: Settings, arrays: Sequence[Tensor], again: Sequence[Again]) -> Sequence[Tensor]:
-    """`operators.layer`, called directly where that makes no difference but of time.
+    """`operators.layer`, called directly, without the operator, where that is possible.
 
     Args:
-        again: for the mask of x, that of h and the slots, what draws it again for backward; None
-            where it is to be kept, as an operator keeps all of them.
+        again: for the mask of x, the mask of h and the slots, a function that draws it again for
+            backward; None where the mask is kept. An operator keeps all masks.
     """
     if direct(*arrays):
         found: tuple = _Direct.apply(settings, again, *arrays)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Masks in PyTorch: operators that draw them, which torch.compile doesn't look into."""
+"""Masks in PyTorch: operators that draw them, which torch.compile does not trace."""
 
 from __future__ import annotations
 
@@ -33,17 +33,20 @@ ON_THREADS = _OnThreads()
 
 def new_seed(generator: torch.Generator | None) -> Tensor:
     """The two words of a 64-bit seed, from a generator or from PyTorch's global one."""
-    return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64)
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(2**32, (2,), generator=generator, dtype=torch.int64, device=device)
 
 
 def words(seed: Any) -> Tensor:
     """The two words of a seed; Keras holds them in signed numbers."""
-    found = seed if isinstance(seed, Tensor) else torch.tensor(drawing.seed_words(seed))
+    found = (
+        seed if isinstance(seed, Tensor) else torch.tensor(drawing.seed_words(seed), device="cpu")
+    )
     return found.to("cpu", torch.int64) & WORD
 
 
 def draw(plan: Plan, seed: Any, **sizes: Any) -> Masks:
-    """Compact masks as tensors, also in a graph, which keeps all masks that it needs.
+    """Compact masks as tensors, also in a graph. A graph keeps all masks for backward.
 
     Args:
         seed: a whole number, or a tensor of its two words.
@@ -56,7 +59,7 @@ def draw(plan: Plan, seed: Any, **sizes: Any) -> Masks:
 
 
 def _tensors(plan: Plan, seed: Any, **sizes: Any) -> Masks:
-    """What changes with time comes as `Coins` or `Redrawn`."""
+    """Draws masks; those that change with time are `Coins` or `Redrawn`."""
     drawn = drawing.draw(plan, seed, **sizes, backend=ON_THREADS, compact=True)
     filled: dict[str, Any] = {}
     for slot, sources in plan.slots:
@@ -78,7 +81,7 @@ def _again(alone: Plan, slot: str, seed: Any, sizes: dict[str, Any]) -> Tensor:
 
 @lru_cache
 def _plan(text: str, cell: str, projected: bool) -> Plan:
-    """Of terms as text, which is what an operator can be given."""
+    """The plan of terms that are given as text, which an operator can take."""
     return plan(text, cell, projected=projected)
 
 
@@ -87,7 +90,7 @@ def draw_slots(
     noise: str, cell: str, seed: Tensor, batch: int, timesteps: int, features: int, units: int,
     projected: int, layer: int, direction: int, samples: Sequence[int] | None,
 ) -> list[Tensor]:  # fmt: skip
-    """The masks of each slot of a plan in turn: uint8 where they are coins, else float32."""
+    """The masks of the slots of a plan, in order: uint8 where they are coins, else float32."""
     made = _plan(noise, cell, bool(projected))
     sizes = {"batch": batch, "timesteps": timesteps, "features": features, "units": units}
     stream = {"projected": projected, "layer": layer, "direction": direction, "samples": samples}

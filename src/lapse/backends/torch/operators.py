@@ -1,7 +1,7 @@
 """The two passes of an engine as two PyTorch operators, opaque to torch.compile.
 
-`autograd.py` joins them. A layer is one packed call: its engine and flags, the places of its arrays
-in `Inputs`, and these arrays.
+`autograd.py` connects them. The arguments are the engine and the flags, the places of the arrays in
+`Inputs`, and these arrays.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 from lapse.backends.torch.arrays import TorchArrays
 from lapse.backends.torch.vmap import in_turn
 from lapse.engines import named
+from lapse.engines.arrays import Flags, Inputs, Results, gradient_shapes, result_shapes
 from lapse.engines.fused import Fused
-from lapse.engines.layer import Flags, Inputs, Results, gradient_shapes, result_shapes
 
 _MEMORY = TorchArrays()
 
 
 class Settings(NamedTuple):
-    """All about a layer that is not a tensor."""
+    """The arguments that are not tensors."""
 
     engine: str
     cell: str
     reset_after: bool
     reverse: bool
-    scales: Sequence[float]  # what the masks are multiplied by, where they are uint8
+    scales: Sequence[float]  # the factors of masks that are uint8
     places: Sequence[int]  # of the arrays, in `Inputs`
 
     @property
@@ -55,8 +55,8 @@ def backward(
     """`Fused.backward`.
 
     Args:
-        arrays: what forward read, but for the bias; then the h, c and saved that it gave.
-        gradients: of the last h, the last c and the outputs, by these numbers.
+        arrays: what forward read, without the bias; then h, c and saved from its results.
+        gradients: of the last h (0), the last c (1) and the outputs (2), where they are known.
     """
     *read, h, c, saved = arrays
     found = settings.fused.backward(
@@ -77,7 +77,7 @@ def layer(
     engine: str, cell: str, reset_after: bool, reverse: bool, scales: Sequence[float],
     places: Sequence[int], arrays: Sequence[Tensor],
 ) -> list[Tensor]:  # fmt: skip
-    """`forward`, in the flat form that operators have."""
+    """`forward` with the flat arguments of an operator."""
     return forward(Settings(engine, cell, reset_after, reverse, scales, places), arrays)
 
 
@@ -95,7 +95,7 @@ def layer_backward(
     places: Sequence[int], arrays: Sequence[Tensor], given: Sequence[int],
     gradients: Sequence[Tensor], of_x: bool, columns_first: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """`backward`, in the flat form that operators have; `given` are the numbers of `gradients`."""
+    """`backward` with the flat arguments of an operator; `given` are the keys of `gradients`."""
     settings = Settings(engine, cell, reset_after, reverse, scales, places)
     by_number = dict(zip(given, gradients, strict=True))
     return backward(settings, arrays, by_number, of_x, columns_first)

@@ -1,4 +1,4 @@
-"""All that lapse takes from PyTorch's private parts; a new version of PyTorch may break it here."""
+"""Everything that lapse uses of PyTorch's private API; a new version of PyTorch may break it."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ STEPS: dict[tuple[str, Callable | None], Callable] = {
 
 
 def constant(function: Callable) -> Callable:
-    """Marks what torch.compile is to call, and not to look into.
+    """Marks a function that torch.compile calls and does not trace.
 
-    `torch.compiler.assume_constant_result` does the same, after a second in which it imports all of
-    the compiler.
+    `torch.compiler.assume_constant_result` does the same, but imports the whole compiler, which
+    takes a second.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 def in_graph() -> bool:
-    """Whether operations are written down now, to be run later."""
+    """Whether operations are traced now, to run later."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-# torch.compile would assume that it is never for ONNX, were it to look inside.
+# If torch.compile traced this function, it would take it for always False.
 @constant
 def to_onnx() -> bool:
-    """Whether `torch.onnx.export` is writing the call down, in one of its two ways."""
+    """Whether `torch.onnx.export` traces the call, with or without dynamo."""
     if not (torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None):
-        return False  # what comes next takes longer to ask
+        return False  # the next check takes longer
     return torch.onnx.is_in_onnx_export()
 
 
 def direct(*tensors: Tensor | None) -> bool:
     """Whether kernels may be called past PyTorch's dispatcher.
 
-    They may not where a graph is made of the operators, something else looks at them, or some of
-    the tensors have no memory of their own.
+    They may not if a graph is traced, if a dispatch mode is active, or if some of the tensors have
+    no memory of their own.
     """
     return not (
         in_graph() or torch._C._len_torch_dispatch_stack() or any(map(_has_no_memory, tensors))
@@ -66,7 +66,7 @@ def direct(*tensors: Tensor | None) -> bool:
 
 
 def _has_no_memory(tensor: Tensor | None) -> bool:
-    """Of its own: a subclass, or what `vmap` and `is_grads_batched=True` make of many tensors."""
+    """Whether it is a subclass, or a batch of tensors from `vmap` or `is_grads_batched=True`."""
     if tensor is None:
         return False
     own = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
@@ -76,10 +76,10 @@ def _has_no_memory(tensor: Tensor | None) -> bool:
 
 
 def mapped() -> bool:
-    """Whether one of the transforms of torch.func at work is a vmap, as far as one can tell."""
+    """Whether one of the active transforms of torch.func is a vmap, or may be one."""
     if not torch._C._are_functorch_transforms_active():
         return False
-    if torch.compiler.is_compiling():  # which asks for no more than whether there are any
+    if torch.compiler.is_compiling():  # there only the presence of transforms is known
         return True
     functorch = torch._C._functorch
     levels = functorch.get_interpreter_stack() or []
@@ -87,7 +87,7 @@ def mapped() -> bool:
 
 
 def forward_mode() -> bool:
-    """Whether derivatives are computed forwards."""
+    """Whether derivatives are computed in forward mode."""
     return forward_ad._current_level >= 0
 
 
@@ -98,14 +98,14 @@ def autocast() -> bool:
 
 @cache
 def parallel_for() -> int:
-    """The address of the function that runs PyTorch's threads, from its stable C interface."""
+    """The address of the function that runs PyTorch's threads, in its stable C interface."""
     library = ctypes.CDLL(torch._C.__file__)
     return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
 
 
 def scan(step: Callable, carry: tuple, inputs: dict[str, Any]) -> tuple[tuple, Any]:
-    """A loop over time as one operator, which wants no tensor to stand in two places."""
-    from torch._higher_order_ops.scan import scan  # with a compiler, that takes a second to import
+    """A loop over time as one operator, which must not get or return the same tensor twice."""
+    from torch._higher_order_ops.scan import scan  # imports the compiler: takes a second
 
     def apart(parts: tuple) -> tuple:
         return tuple(part.clone() for part in parts)

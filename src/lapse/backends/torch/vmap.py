@@ -1,6 +1,6 @@
-"""`torch.func.vmap` over lapse's operators: in turn for each of what is mapped over.
+"""`torch.func.vmap` over lapse's operators: one call after another.
 
-Each turn has all threads for itself, as a call without `vmap` has.
+Each call uses all threads, as a call without `vmap` does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def in_turn(operator: Callable) -> Callable:
-    """What `register_vmap` wants of an operator that returns several tensors."""
+    """What `register_vmap` needs for an operator that returns several tensors."""
 
     def mapped(info: Any, dimensions: tuple, *arguments: Any) -> tuple:
         def of(turn: int) -> list:

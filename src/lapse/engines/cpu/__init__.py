@@ -1,16 +1,14 @@
-"""The C++ kernels of `csrc/`: all cells and masks, on processors, in float32."""
+"""The C++ kernels of `csrc/`: all cells and masks, on a CPU, in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from lapse.core.backend import Memory
-from lapse.engines.cpu import layer
+from lapse.engines.arrays import Gradients, Results
+from lapse.engines.cpu import passes
 from lapse.engines.cpu.loading import extension, instruction_set
 from lapse.engines.fused import Fused
 from lapse.engines.interface import Call
-from lapse.engines.layer import Flags, Gradients, Inputs, Results
 
 _COMPUTED = ("float32", "float16", "bfloat16")
 
@@ -27,6 +25,8 @@ class Cpu(Fused):
             return "lapse was installed without a C++ compiler"
         if call.exporting:
             return "the model is exported, to run without lapse"
+        if (missing := self.missing(call)) is not None:
+            return missing
         backend = call.backend
         if (device := backend.device(call.x)) != "cpu":
             return f"the input is on the device {device}"
@@ -42,18 +42,11 @@ class Cpu(Fused):
             return "their activations are tanh and sigmoid"
         return backend.transform(call)
 
-    def forward(
-        self,
-        memory: Memory,
-        flags: Flags,
-        inputs: Inputs,
-        scales: Sequence[float],
-        into: Results | None = None,
-    ) -> Results:
-        return layer.forward(memory, flags, inputs, scales, into)
+    def forward(self, *given: Any, **options: Any) -> Results:
+        return passes.forward(*given, **options)
 
-    def backward(self, memory: Memory, *given: Any, **options: Any) -> Gradients:
-        return layer.backward(memory, *given, **options)
+    def backward(self, *given: Any, **options: Any) -> Gradients:
+        return passes.backward(*given, **options)
 
 
 CPU = Cpu()

@@ -1,4 +1,4 @@
-"""Random numbers by the C++ kernels: NumPy's arrays, and the same bits as NumPy draws."""
+"""Random numbers from the C++ kernels, in arrays of NumPy, with the same bits as in NumPy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lapse.engines.cpu.loading import extension
 
 
 class FastNumpy(NumpyBackend):
-    """NumPy's backend, which draws by the C++ kernels where they are installed."""
+    """NumPy's backend; it draws with the C++ kernels if they are installed."""
 
     def drawing_threads(self) -> tuple[int, int]:
-        """As `threads`, for drawing alone."""
+        """As `threads`, but only for drawing."""
         return 1, 0
 
     def random_words(self, at: Counters) -> Any:
@@ -50,7 +50,7 @@ def _shape(at: Counters) -> tuple[int, int, int, int]:
 
 
 def _numbers(at: Counters) -> list[Any]:
-    """The key, and samples, steps and gates, as the kernels take them."""
+    """The key, samples, steps and gates, as the kernels take them."""
     rows = (at.samples, at.steps, at.gates)
     return [*map(int, at.key), *(np.asarray(part, np.uint32) for part in rows)]
 

@@ -1,4 +1,4 @@
-"""From arrays to the addresses that the kernels of `csrc/` take."""
+"""Converts arrays to the addresses that the kernels of `csrc/` take."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def run(
     """Calls the C++ kernels; backward where `dkernels` are given.
 
     Args:
-        kernels: kernel and recurrent_kernel, with any strides; so are their gradients.
-        masks: of x, of h, and the slots, as `layer.Inputs` has them.
-        scales: what the bytes of each mask are multiplied by.
-        given, made: what else is read and written, by the names in `csrc/recurrent.h`.
+        kernels: kernel and recurrent_kernel; they and their gradients may have any strides.
+        masks: the masks of x, of h and of the slots, as in `arrays.Inputs`.
+        scales: the factor of the bytes of each mask.
+        given, made: other arrays that are read and written, by their names in
+            `csrc/recurrent.h`.
         dh_of_y: whether dh is the gradient of y, not of h.
     """
     dense = {name: memory.dense(array) for name, array in given.items() if array is not None}
@@ -46,7 +47,9 @@ def run(
     x, dh = _side_by_side(memory, x), _side_by_side(memory, dh)
     batch, timesteps, features = x.shape
     threads, parallel_for = memory.threads()
-    masks = [_side_by_side(memory, mask) for mask in masks]  # new ones live until all is done
+    masks = [
+        _side_by_side(memory, mask) for mask in masks
+    ]  # copies must live until the call is done
     places = [_mask(memory, mask, scale) for mask, scale in zip(masks, scales, strict=True)]
     addresses = {
         name: 0 if 0 in array.shape else memory.address(array) for name, array in dense.items()
@@ -81,21 +84,22 @@ def run(
 def shares_units(batch: int, weights: int, threads: int) -> bool:
     """Whether threads share the units of a layer rather than its samples.
 
-    A thread that has samples reads all `weights` (how many numbers) at each step. Up to a MiB they
-    stay in its core's own cache; more take longer on their way than few samples take to compute,
-    fewer than 16 as measured, while some of them, for some units, might have stayed.
+    A thread that has samples reads all weights (`weights` is their number) at each step. Up to one
+    MiB they stay in the core's own cache. Larger weights must be loaded at each step, and for few
+    samples (fewer than 16, measured) this takes longer than the computation. A thread that has
+    units reads only their part of the weights, which can stay in the cache.
     """
     mebibytes = weights * 4 / 2**20
     return threads > 1 and batch / threads < min(16, 8 * (mebibytes - 1))
 
 
 def _side_by_side(memory: Memory, rows: Any) -> Any:
-    """With the numbers of a row next to each other in memory, as the kernels want them."""
+    """The same rows, with adjacent numbers in memory, as the kernels need."""
     return rows if rows is None or memory.strides(rows)[-1] == 1 else memory.dense(rows)
 
 
 def _place(memory: Memory, rows: Any) -> Place:
-    """Address, stride of time and stride of batch of (batch or 1, timesteps or 1, ...)."""
+    """Address, stride of time and stride of batch, of (batch or 1, timesteps or 1, ...)."""
     if rows is None:
         return 0, 0, 0
     batch, time = (0 if rows.shape[n] == 1 else memory.strides(rows)[n] for n in (0, 1))
@@ -111,12 +115,12 @@ def _matrix(memory: Memory, matrix: Any) -> Place:
 
 
 def _mask(memory: Memory, mask: Any, scale: float) -> MaskPlace:
-    """The place of a mask, whether it has bytes, and their scale."""
+    """The place of a mask, whether it consists of bytes, and their scale."""
     return *_place(memory, mask), mask is not None and mask.dtype == memory.uint8, scale
 
 
 def _by_gate(memory: Memory, mask: Any, place: MaskPlace) -> list[MaskPlace]:
-    """The places of each gate's mask, from the first one's; one for all, or none."""
+    """The place of each gate's mask: one for each gate, one for all, or an empty list."""
     if mask is None:
         return []
     apart = memory.strides(mask)[2] * mask.itemsize

@@ -1,8 +1,8 @@
-"""PyTorch's own fused call, with the masks that it allows folded in around it.
+"""PyTorch's own fused call, with masks applied to what it reads and returns.
 
-It runs on any device that PyTorch has a recurrent kernel for: cuDNN, MIOpen, MPS, oneDNN. Masks on
-x and y multiply before and after the call. Masks on W and U multiply the weights; so does a mask on
-h that is the same for all samples and steps.
+It runs wherever PyTorch has a recurrent kernel: cuDNN, MIOpen, MPS, oneDNN. Masks of x and y are
+multiplied before and after the call. Masks of W and U are multiplied into the weights, and so is a
+mask of h that is the same for all samples and steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lapse.core.masks import Masks
 from lapse.engines.interface import Call, Engine
 
 _FOLDED = ("x", "y", "W", "U")
-_SHORT = 8  # timesteps; measured: up to here the C++ kernels lose more by their overhead
+_SHORT = 8  # timesteps; measured: up to here the C++ kernels are slower, because of their overhead
 
 
 class Native(Engine):
@@ -35,7 +35,7 @@ class Native(Engine):
         if call.running is not None and call.lengths is None:
             return "it needs padding to be at the end of each sequence"
         if call.cell == "GRU" and not call.reset_after:
-            return "its GRU is the one of reset_after=True"
+            return "its GRU has reset_after=True"
         if call.exporting:
             return "the model is exported, to run elsewhere"
         from lapse.engines.native.run import impossible
@@ -67,7 +67,7 @@ class Native(Engine):
 
 
 def _inside(call: Call) -> str | None:
-    """A slot whose mask can't be folded in around the recurrence."""
+    """A slot whose mask can't be applied outside the recurrence; None if there is no such slot."""
     if call.masks is not None:
         given = {slot: mask for slot, mask in call.masks._asdict().items() if mask is not None}
         return next((s for s, mask in given.items() if not _folds(s, _constant(mask))), None)

@@ -1,4 +1,4 @@
-"""The call itself, and what in PyTorch's state prevents it."""
+"""The call of PyTorch's kernel, and what prevents it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_MASKS = Masks()
 
 
 def impossible(call: Call) -> str | None:
-    """What about a call prevents PyTorch's kernel, in words; None if nothing does."""
+    """What prevents PyTorch's kernel from running a call, as text; None if nothing does."""
     backend: Any = call.backend
     if call.recurrent_activation is not None or (call.cell, call.activation) not in backend.steps:
         return "its activations are tanh and sigmoid"
@@ -33,7 +33,7 @@ def impossible(call: Call) -> str | None:
 
 
 def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Takes and gives what `Engine.run` does."""
+    """See `Engine.run`."""
     x = call.x
     if masks == _NO_MASKS:
         weights, y_mask = call.torch_weights(), None
@@ -55,7 +55,7 @@ def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
     y = drop(y, y_mask)
     if call.lengths is not None:
         y = _hold(y, call.lengths, call.reverse)
-    return y, tuple(last if call.stacked else [part.squeeze(0) for part in last])
+    return y, tuple(last if call.leading_axis else [part.squeeze(0) for part in last])
 
 
 def _one_step(
@@ -67,21 +67,21 @@ def _one_step(
     if state is None:
         h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
         state = (h, h)
-    elif call.stacked:
+    elif call.leading_axis:
         state = tuple([part.squeeze(0) for part in state])
     if call.cell == "LSTM":
         last = function(x.squeeze(1), state, *weights[:4])
     else:
         last = (function(x.squeeze(1), state[0], *weights[:4]),)
     y = drop(last[0].unsqueeze(1), y_mask)
-    return y, tuple([part.unsqueeze(0) for part in last] if call.stacked else last)
+    return y, tuple([part.unsqueeze(0) for part in last] if call.leading_axis else last)
 
 
 def _states(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
-    """The states before the first steps, (1, batch, width) each."""
+    """The states before the first step, (1, batch, width) each."""
     if call.initial_state is not None:
         state = call.initial_state
-        return state if call.stacked else tuple([part.unsqueeze(0) for part in state])
+        return state if call.leading_axis else tuple([part.unsqueeze(0) for part in state])
     batch, (columns, width) = call.x.shape[0], weights.weight_hh.shape
     h = call.x.new_zeros(1, batch, width)
     if call.cell != "LSTM":
@@ -90,7 +90,7 @@ def _states(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
 
 
 def _folded(call: Call, masks: Masks) -> tuple[Tensor, TorchWeights, Any]:
-    """The input and the weights with masks in them, and (batch, timesteps, units) the mask of y."""
+    """The input and weights times their masks, and the mask of y, (batch, timesteps, units)."""
     gates, stored = len(GATES[call.cell]), call.keras_weights()
     x, kernel = call.x, drop(stored.kernel, masks.W)
     recurrent = drop(stored.recurrent_kernel, masks.U)
@@ -98,13 +98,13 @@ def _folded(call: Call, masks: Masks) -> tuple[Tensor, TorchWeights, Any]:
         x = drop(x, masks.x)
     elif masks.x.shape[2] == 1:
         x = x * masks.x[:, :, 0]
-    else:  # an input for each gate, and a kernel in which each gate reads its own
+    else:  # one input for each gate, and a kernel in which each gate reads its own input
         x = (x[:, :, None] * masks.x).flatten(2)
         kernel = torch.block_diag(*kernel.chunk(gates, 1))
     if isinstance(masks.h, float):
         recurrent = recurrent * masks.h
     elif masks.h is not None:
-        of_gates = masks.h[0, 0].expand(gates, len(recurrent))  # what each reads of h
+        of_gates = masks.h[0, 0].expand(gates, len(recurrent))  # the mask of each gate
         parts = zip(recurrent.chunk(gates, 1), of_gates, strict=True)
         recurrent = torch.cat([part * mask[:, None] for part, mask in parts], 1)
     weights = Weights(kernel, recurrent, stored.bias, stored.projection)
@@ -129,7 +129,7 @@ def _packed(
 
 
 def _turned(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """The real steps of each sequence from the last to the first."""
+    """Reverses the real steps of each sequence."""
     if lengths is None:
         return values.flip(1)
     steps = torch.arange(values.shape[1], device=values.device)
@@ -139,7 +139,7 @@ def _turned(values: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _hold(y: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
-    """In padding the output of the real step before; 0 where there is none."""
+    """In padding, the output of the last real step before it, or 0 if there is no such step."""
     steps = torch.arange(y.shape[1], device=y.device)
     ends = lengths.to(y.device)[:, None]
     if reverse:

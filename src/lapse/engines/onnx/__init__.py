@@ -1,7 +1,6 @@
-"""ONNX's own LSTM, GRU and RNN, for evaluation in which no noise leaves a factor.
+"""ONNX's own LSTM, GRU and RNN, for evaluation without factors from noise.
 
-Everything else that `torch.onnx.export` writes down is the plain loop, as one operator that scans
-over time.
+All other layers are exported by `torch.onnx.export` as the plain loop, in one Scan over time.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from lapse.engines.interface import Call, Engine
 
 
 class Onnx(Engine):
-    """One operator of ONNX for a layer. It is chosen in an export alone, never by name."""
+    """One operator of ONNX for a layer. It is chosen only in an export, never by name."""
 
     name = "onnx"
     title = "ONNX's own operator"

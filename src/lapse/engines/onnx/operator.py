@@ -1,4 +1,4 @@
-"""The operator in PyTorch's words."""
+"""The ONNX operator, called from PyTorch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lapse.engines.interface import Call
 
 
 def impossible(call: Call) -> str | None:
-    """What about a call ONNX's operator can't do, in words; None if nothing."""
+    """What prevents ONNX's operator from running a call; None if nothing does."""
     if not (torch.onnx.is_in_onnx_export() and torch.compiler.is_exporting()):
-        return "only torch.onnx.export(dynamo=True) writes it down"
+        return "only torch.onnx.export(dynamo=True) can write it"
     factors = call.masks if call.masks is not None else call.plan.expected
     if call.training or any(factor is not None for factor in factors):
         return "it has no masks"
     if call.keras_weights().projection is not None:
         return "it has no projection of h"
-    # onnxruntime has it in float32 alone, and torch.compile can't write it down.
+    # onnxruntime has it only in float32, and torch.compile can't trace it.
     if call.x.dtype != torch.float32 or torch.compiler.is_dynamo_compiling():
-        return "it takes float32, in graphs that torch.compile doesn't make"
+        return "it needs float32, outside torch.compile"
     if call.running is not None and call.lengths is None:
         return "it needs padding to be at the end of each sequence"
     if call.recurrent_activation is not None or call.activation not in (None, torch.relu):
@@ -31,7 +31,7 @@ def impossible(call: Call) -> str | None:
 
 
 def run(call: Call) -> tuple[Tensor, tuple]:
-    """ONNX's weights are Keras's turned around, and its LSTM's gates i o f g."""
+    """Runs the operator. ONNX has Keras's weights transposed, and the gates of LSTM as i o f g."""
     weights, x, cell = call.keras_weights(), call.x, call.cell
     (batch, timesteps, _), (units, columns) = x.shape, weights.recurrent_kernel.shape
     bias = weights.bias

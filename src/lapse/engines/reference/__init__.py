@@ -10,7 +10,7 @@ from lapse.engines.interface import Call, Engine
 
 
 class Reference(Engine):
-    """Runs any call; what every other engine is judged by."""
+    """Runs any call; the other engines are tested against it."""
 
     name = "reference"
     title = "the plain loop"

@@ -1,4 +1,4 @@
-"""What an engine with a backward pass of its own reads and writes: arrays, and their shapes."""
+"""The arrays that a `fused.Fused` engine reads and writes, and their shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLOTS = {  # `enum Slot` of `csrc/recurrent.h`
 
 
 class Flags(NamedTuple):
-    """Which layer: "LSTM", "GRU" (reset_after says which) or "SimpleRNN", and from which end."""
+    """The cell, "LSTM", "GRU" or "SimpleRNN"; the variant of a GRU; and the direction."""
 
     cell: str
     reset_after: bool
@@ -27,8 +27,8 @@ class Inputs(NamedTuple):
 
     x: (batch, timesteps, features).
     kernel, recurrent_kernel: (features, gates*units), (units, gates*units).
-    bias: (gates*units,), for GRU with reset_after that of what n reads of h behind it.
-    h0, c0: (batch, units), None for zeros; only LSTM has c0, and then both or neither is given.
+    bias: (gates*units,), for GRU with reset_after followed by the recurrent bias of n.
+    h0, c0: (batch, units), None for zeros; only LSTM has c0, and then both or neither are given.
     running: (batch, timesteps) booleans, False where a step is padding.
     x_mask, h_mask: (batch or 1, timesteps or 1, gates or 1, width), float32, or uint8 of 0 and 1.
     slots: the same without the axis of gates, in the order of `SLOTS`.
@@ -46,12 +46,12 @@ class Inputs(NamedTuple):
     slots: Sequence[Any]
 
     def each(self, function: Callable[[Any], Any]) -> Inputs:
-        """The same with what a function makes of each array."""
+        """Applies a function to each array."""
         *arrays, slots = self
         return Inputs._make([*map(function, arrays), list(map(function, slots))])
 
     def flat(self) -> tuple[tuple[int, ...], list[Any]]:
-        """The places of the arrays that are there, and these arrays."""
+        """The arrays that are not None, after their places in `Inputs`."""
         *fields, slots = self
         found = [(n, array) for n, array in enumerate([*fields, *slots]) if array is not None]
         return tuple(n for n, _ in found), [array for _, array in found]
@@ -69,12 +69,12 @@ _FIELDS, _SLOTS = len(Inputs._fields) - 1, len(SLOTS["LSTM"])
 
 
 class Results(NamedTuple):
-    """What `forward` gives.
+    """What `forward` returns.
 
     last_h, last_c: (batch, units), the last states.
     h, c: (timesteps, batch, units), the states after each step.
     saved: (timesteps, batch, parts*units), what backward needs.
-    y: (timesteps, batch, units), the outputs, as `cells.unroll` gives them; empty where they are h.
+    y: (timesteps, batch, units), the outputs, as in `cells.unroll`; empty where they are h.
 
     Cells without c have an empty last_c and c.
     """
@@ -88,7 +88,7 @@ class Results(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What `backward` gives: of x (empty where nobody asks for it) and of what is named so."""
+    """The gradients that `backward` returns, named as in `Inputs`; x is empty if not needed."""
 
     x: Any
     kernel: Any
@@ -98,13 +98,13 @@ class Gradients(NamedTuple):
     c0: Any
 
 
-def parts(cell: str, reset_after: bool) -> int:
-    """How many numbers are kept for each unit and step: S in `csrc/recurrent.h`."""
+def saved_per_unit(cell: str, reset_after: bool) -> int:
+    """How many numbers are saved for each unit and step: S in `csrc/recurrent.h`."""
     return len(GATES[cell]) + (cell == "GRU" and reset_after)
 
 
 def result_shapes(flags: Flags, inputs: Inputs) -> Results:
-    """The shapes of what `forward` gives."""
+    """The shapes of what `forward` returns."""
     (batch, timesteps, _), units = inputs.x.shape, inputs.recurrent_kernel.shape[0]
     states, last, none = (timesteps, batch, units), (batch, units), (0,)
     has_c = flags.cell == "LSTM"
@@ -113,7 +113,7 @@ def result_shapes(flags: Flags, inputs: Inputs) -> Results:
         last_c=last if has_c else none,
         h=states,
         c=states if has_c else none,
-        saved=(timesteps, batch, parts(flags.cell, flags.reset_after) * units),
+        saved=(timesteps, batch, saved_per_unit(flags.cell, flags.reset_after) * units),
         y=states if writes_outputs(inputs) else none,
     )
 
@@ -121,7 +121,7 @@ def result_shapes(flags: Flags, inputs: Inputs) -> Results:
 def gradient_shapes(
     flags: Flags, inputs: Inputs, of_x: bool, columns_first: bool = False
 ) -> Gradients:
-    """The shapes of what `backward` gives."""
+    """The shapes of what `backward` returns."""
     (batch, timesteps, features), units = inputs.x.shape, inputs.recurrent_kernel.shape[0]
     columns = len(GATES[flags.cell]) * units
     kernel, recurrent = (features, columns), (units, columns)
@@ -129,7 +129,7 @@ def gradient_shapes(
         x=(batch, timesteps, features) if of_x else (0,),
         kernel=kernel[::-1] if columns_first else kernel,
         recurrent_kernel=recurrent[::-1] if columns_first else recurrent,
-        bias=(parts(flags.cell, flags.reset_after) * units,),
+        bias=(saved_per_unit(flags.cell, flags.reset_after) * units,),
         h0=(batch, units),
         c0=(batch, units) if flags.cell == "LSTM" else (0,),
     )

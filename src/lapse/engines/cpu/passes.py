@@ -8,17 +8,17 @@ from typing import Any
 from lapse.core.backend import Memory
 from lapse.core.errors import LapseError
 from lapse.core.plan import GATES
-from lapse.engines.cpu.pointers import run
-from lapse.engines.layer import (
+from lapse.engines.arrays import (
     Flags,
     Gradients,
     Inputs,
     Results,
     gradient_shapes,
-    parts,
     result_shapes,
+    saved_per_unit,
     writes_outputs,
 )
+from lapse.engines.cpu.pointers import run
 
 
 def forward(
@@ -28,7 +28,7 @@ def forward(
     scales: Sequence[float],
     into: Results | None = None,
 ) -> Results:
-    """Takes and gives what `Fused.forward` does."""
+    """See `Fused.forward`."""
     check(memory, flags, inputs)
     cell, _, reverse = flags
     x, shapes = inputs.x, result_shapes(flags, inputs)
@@ -64,7 +64,7 @@ def backward(
     columns_first: bool,
     into: Gradients | None = None,
 ) -> Gradients:
-    """Takes and gives what `Fused.backward` does."""
+    """See `Fused.backward`."""
     h, c, saved = results.h, results.c, results.saved
     given = {"h": h, "c": c, "saved": saved, "dy": dy, "dlast_h": dlast_h, "dlast_c": dlast_c}
     check(memory, flags, inputs, given)
@@ -96,10 +96,10 @@ def backward(
 def check(
     memory: Memory, flags: Flags, inputs: Inputs, results: dict[str, Any] | None = None
 ) -> None:
-    """Raises `LapseError` before the kernels, which see addresses only, read past an end.
+    """Raises `LapseError` for arrays that don't fit; the kernels see only addresses.
 
     Args:
-        results: for backward, what forward returned and the gradients of it, by name.
+        results: for backward, what forward returned and its gradients, by name.
     """
     cell, reset_after, _ = flags
     x, h0, c0 = inputs.x, inputs.h0, inputs.c0
@@ -109,7 +109,7 @@ def check(
     wanted: list[tuple[str, Any, tuple[int, ...], tuple]] = [
         ("kernel", inputs.kernel, (features, gates * units), numbers),
         ("recurrent_kernel", inputs.recurrent_kernel, (units, gates * units), numbers),
-        ("bias", inputs.bias, (parts(cell, reset_after) * units,), numbers),
+        ("bias", inputs.bias, (saved_per_unit(cell, reset_after) * units,), numbers),
         ("h0", h0, (batch, units), numbers),
         ("c0", c0, (batch, units), numbers),
         ("x", x, (batch, timesteps, features), numbers),
@@ -133,7 +133,7 @@ def check(
         states, last = (timesteps, batch, units), (batch, units)
         of_h = {"h": states, "dy": states, "dlast_h": last}
         of_c = {"c": states, "dlast_c": last} if cell == "LSTM" else {"c": (0,), "dlast_c": (0,)}
-        saved = {"saved": (timesteps, batch, parts(cell, reset_after) * units)}
+        saved = {"saved": (timesteps, batch, saved_per_unit(cell, reset_after) * units)}
         sizes: dict[str, tuple[int, ...]] = {**of_h, **of_c, **saved}
         wanted += [(name, array, sizes[name], numbers) for name, array in results.items()]
     for name, array, full, types in wanted:
