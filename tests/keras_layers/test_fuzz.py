@@ -23,7 +23,7 @@ from lapse.core.backend import Backend
 from lapse.core.cells import unroll
 from lapse.core.masks import Masks
 from lapse.core.numpy_backend import NUMPY
-from lapse.core.plan import STATES
+from lapse.core.plan import STATES, Plan
 from lapse.core.weights import Weights
 from strategies import in_parts, lengths, noises, share, sizes
 from torch_support import compare, doubled, on_torch, weighed
@@ -92,7 +92,7 @@ def calls(draw: st.DrawFn, kind: str) -> Call:
     # grow past all numbers.
     options["dtype"] = draw(st.sampled_from(("float32", "float64"))) if own else "float64"
     if options["dtype"] == "float64" and options["engine"] == "cpu":
-        options["engine"] = "auto"  # the C++ kernels refuse this type
+        options["engine"] = "auto"  # because the C++ kernels refuse this type
     options["units"] = draw(sizes)
     merge = draw(st.sampled_from(("", "", "concat", "sum", "mul", "ave")))
     if merge:
@@ -105,7 +105,7 @@ def calls(draw: st.DrawFn, kind: str) -> Call:
         "h": 4 - bool(options["recurrent_dropout"]),
     }
     cell = GRU_RESET_BEFORE if not options.get("reset_after", True) else Cell(kind)
-    return Call(
+    call = Call(
         kind,
         options,
         draw(noises(cell, room)),
@@ -119,6 +119,32 @@ def calls(draw: st.DrawFn, kind: str) -> Call:
         draw(st.booleans()),
         draw(st.integers(0, 2**31 - 1)),  # Keras's SeedGenerator takes no more on PyTorch
     )
+    if options["engine"] == "native" and not (own and runs_natively(call)):
+        options["engine"] = "auto"  # as above
+    return call
+
+
+def runs_natively(call: Call) -> bool:
+    """Whether PyTorch's own kernel runs a call with its own activations."""
+    if call.padding is not None or not call.cell.reset_after:
+        return False
+    made = plan_of(call)
+    for slot, sources in made.slots:
+        if slot in ("x", "y", "W", "U"):
+            continue
+        if call.training or call.masks_given:
+            if slot != "h" or any(axis in source.term.axes for source in sources for axis in "BT"):
+                return False
+        elif slot != "h" and getattr(made.expected, slot) is not None:
+            return False
+    return True
+
+
+def plan_of(call: Call) -> Plan:
+    """The plan of a layer, with Keras's two rates as terms."""
+    rates = call.options["dropout"], call.options["recurrent_dropout"]
+    gates = "G" if rates[1] else ""
+    return plan_for(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
 
 
 def made(call: Call) -> Any:
@@ -222,9 +248,7 @@ def _merged(merge: str, outputs: list, backend: Backend) -> Any:
 
 def masks_of(call: Call, number: int) -> list[Masks]:
     """What each layer has in a call, the first or the second: numbers of float32, in any layer."""
-    rates = call.options["dropout"], call.options["recurrent_dropout"]
-    gates = "G" if rates[1] else ""
-    made = plan_for(f"x:{rates[0]}@BF{gates} h:{rates[1]}@BFG {call.noise}", call.cell)
+    made = plan_of(call)
     if not (call.training or call.masks_given):
         return [made.expected] * len(call.reverse)
     return [

@@ -27,7 +27,7 @@ import numpy as np
 from lapse.core.backend import Backend
 from lapse.core.errors import LapseError
 from lapse.core.laws import Elements, factors
-from lapse.core.masks import Coins, Masks, is_compact, width
+from lapse.core.masks import Coins, Masks, is_compact, scale, width
 from lapse.core.noise import Axis, Term
 from lapse.core.numpy_backend import NUMPY
 from lapse.core.philox import WORD
@@ -181,9 +181,8 @@ def _parts(found: Sequence[Source], mask: Callable) -> tuple[Any, float, list]:
     """What all coins keep (None without coins), its scale, and the factors of other laws."""
     of_coins = [source for source in found if source.term.law == "bern"]
     coins = [mask(source) for source in of_coins]
-    factor = math.prod(source.term.factor for source in of_coins)
     others = [mask(source) for source in found if source.term.law != "bern"]
-    return reduce(operator.and_, coins) if coins else None, factor, others
+    return reduce(operator.and_, coins) if coins else None, scale(of_coins), others
 
 
 def _product(kept: Any, factor: float, others: list, backend: Backend) -> Any:

@@ -5,8 +5,11 @@ A slot is one place where a step multiplies by a mask; `cells.py` shows where ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from lapse.core.errors import LapseError
 
@@ -96,6 +99,14 @@ def changes(sources: Sequence[Source]) -> bool:
 def is_compact(sources: Sequence[Source]) -> bool:
     """Whether `drawing.draw(compact=True)` gives `Coins` for a slot with these sources."""
     return changes(sources) and all(source.term.law == "bern" for source in sources)
+
+
+def scale(sources: Sequence[Source]) -> float:
+    """What the coins of these sources keep is multiplied by it.
+
+    It is a float32 number, because masks hold float32 numbers in layers of any type.
+    """
+    return float(np.float32(math.prod(source.term.factor for source in sources)))
 
 
 def outlines(plan: Plan, **sizes: Any) -> list[tuple[tuple[Any, ...], bool]]:

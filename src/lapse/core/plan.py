@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lapse.core.advice import nearest
 from lapse.core.errors import LapseError
-from lapse.core.masks import Masks, Scales, is_compact
+from lapse.core.masks import Masks, Scales, is_compact, scale
 from lapse.core.noise import Term, collect, text_of
 from lapse.core.rules import SITES, check
 
@@ -88,7 +88,7 @@ def _plan(terms: tuple[Term, ...], cell: str, projected: bool) -> Plan:
     slots = tuple((slot, tuple(found)) for slot, found in filled.items())
     expected = {slot: _expected(found) for slot, found in slots}
     apart = tuple(slot for slot, found in slots if _differs(found))
-    scales = tuple((slot, _scale(found)) for slot, found in slots)
+    scales = tuple((slot, scale(found) if is_compact(found) else None) for slot, found in slots)
     return Plan(cell, text_of(terms), slots, Masks(**expected), apart, scales)
 
 
@@ -142,10 +142,6 @@ def _expected(found: tuple[Source, ...]) -> float | None:
 def _differs(found: tuple[Source, ...]) -> bool:
     """Whether masks differ between samples or steps."""
     return any(axis in term.axes for term, _ in found for axis in "BT")
-
-
-def _scale(found: tuple[Source, ...]) -> float | None:
-    return math.prod(term.factor for term, _ in found) if is_compact(found) else None
 
 
 def _slots(term: Term, cell: str, projected: bool) -> tuple[str, ...]:
