@@ -6,10 +6,9 @@ A slot is one place where a step multiplies by a mask; `cells.py` shows where ea
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 from lapse.core.errors import LapseError
 
@@ -106,7 +105,9 @@ def scale(sources: Sequence[Source]) -> float:
 
     It is a float32 number, because masks hold float32 numbers in layers of any type.
     """
-    return float(np.float32(math.prod(source.term.factor for source in sources)))
+    exact = math.prod(source.term.factor for source in sources)
+    rounded: float = struct.unpack("f", struct.pack("f", exact))[0]
+    return rounded
 
 
 def outlines(plan: Plan, **sizes: Any) -> list[tuple[tuple[Any, ...], bool]]:
