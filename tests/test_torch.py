@@ -22,6 +22,7 @@ from lapse.core import drawing
 from lapse.core.cells import unroll
 from lapse.core.errors import LapseError
 from lapse.core.masks import Masks
+from lapse.core.noise import Term
 from lapse.core.numpy_backend import NUMPY
 from lapse.core.plan import GATES
 from lapse.core.weights import TorchWeights, from_torch
@@ -765,3 +766,15 @@ def test_seeds_are_drawn_on_the_processor(ours: type) -> None:
     with torch.device("meta"):
         found = layer(x)[0]
     assert torch.equal(found, expected)
+
+
+@in_every_module
+def test_a_call_makes_no_terms(ours: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise is read once, when the layer is made; also in copies."""
+    layer = ours(4, 8, num_layers=2, dropout=0.1, recurrent_dropout=0.2, noise="y:.5@BF")
+    copies = [copy.deepcopy(layer), layer.eval()]
+    monkeypatch.setattr(Term, "__post_init__", lambda term: pytest.fail(f"{term.site} is read"))
+    for one in (layer, *copies):
+        one.train()(torch.zeros(3, 2, 4))[0].sum().backward()
+        one.eval()(torch.zeros(1, 2, 4))
+        one.draw_masks(2, 3)
