@@ -63,10 +63,8 @@ def test_it_says_what_it_can_and_what_not() -> None:
         call = Call(BACKEND, cell.name, torch.tensor(given.x), weights, made, training=True)
         call = call._replace(reset_after=cell.reset_after)
         assert (NATIVE.obstacle(call) is None) == ((cell, name) in FOLDED), f"{cell.id} {name}"
-        given_masks = call._replace(
-            masks=BACKEND.numbers(masks_as_tensors(cell, name, given), call.x)
-        )
-        assert (NATIVE.obstacle(given_masks) is None) == ((cell, name) in FOLDED)
+        with_masks = call._replace(masks=as_tensors(masks_of(cell, NOISE[name], given)))
+        assert (NATIVE.obstacle(with_masks) is None) == ((cell, name) in FOLDED)
         if (cell, name) in OTHERS:
             with pytest.raises(LapseError, match="engine='native' asks for PyTorch's own kernel"):
                 choose(call, "native")
