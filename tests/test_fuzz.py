@@ -124,8 +124,9 @@ def calls(draw: st.DrawFn, layer: str) -> Call:
     layouts += ["packed"] if batch else []
     layouts += ["single"] if batch == 1 else []
     noise = draw(noises(CELL_OF[layer.rpartition(".")[2]], room))
-    if options["engine"] == "native" and not stays_outside(noise, options["recurrent_dropout"]):
-        options["engine"] = "auto"  # PyTorch's own kernel says that it can't
+    outside = stays_outside(noise, options["recurrent_dropout"])
+    if options["engine"] == "native" and not (outside and batch):
+        options["engine"] = "auto"  # PyTorch's own kernel says that it can't, or packs no lengths
     return Call(
         layer,
         options,
@@ -353,7 +354,7 @@ def test_a_kernel_is_the_oracle(cell: Cell, part: int, data: st.DataObject) -> N
     numbers = rounded(problem(cell, **sizes, seed=call.seed), call.state)
     masks = plan(call.noise, cell.name).expected
     if call.masks != "constants":
-        masks = masks_of(cell, call.noise, numbers, packed=call.masks == "coins", seed=call.seed)
+        masks = masks_of(cell, call.noise, numbers, compact=call.masks == "coins", seed=call.seed)
     running = None
     if call.padding is not None:
         random = np.random.default_rng(call.seed)

@@ -163,3 +163,12 @@ def test_it_takes_pytorchs_weights_as_they_are() -> None:
     wanted, wanted_last = stock(x)
     assert torch.equal(y, wanted) and torch.equal(last, wanted_last[0])
     assert call.torch_weights() is weights
+
+
+@pytest.mark.parametrize("ours", [LSTM, GRU, RNN])
+def test_lengths_of_an_empty_batch(ours: type) -> None:
+    """PyTorch packs no empty batch."""
+    layer = ours(7, 5).eval()
+    with torch.no_grad():
+        y, _ = layer(torch.zeros(2, 0, 7), lengths=torch.zeros(0, dtype=torch.int64))
+    assert y.shape == (2, 0, 5)

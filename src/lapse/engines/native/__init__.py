@@ -47,6 +47,8 @@ class Native(Engine):
             return None
         if call.backend.dtype(call.x) in ("float16", "bfloat16"):
             return "the C++ kernels compute in float32"
+        if call.lengths is not None:
+            return "the C++ kernels skip padding without packing"
         timesteps = call.x.shape[1]
         if timesteps == 1 or (timesteps <= _SHORT and not call.backend.records()):
             return None

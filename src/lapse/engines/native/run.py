@@ -26,6 +26,8 @@ def impossible(call: Call) -> str | None:
     device = call.x.device.type
     if device == "meta":
         return "the input is on the device meta"
+    if call.lengths is not None and call.x.shape[0] == 0:
+        return "it can't pack an empty batch"
     projected = call.weights[-1] is not None  # last in both layouts
     if projected and device == "cpu" and call.x.dtype == torch.float32:
         return "oneDNN has no projection of h"
