@@ -369,7 +369,7 @@ def _drawn_cases() -> list[tuple[Cell, str]]:
     for text in TERMS:
         if legal(LSTM, text):
             for term in plan_for(text, LSTM).terms:
-                kinds = tuple((axis.kind, axis.name) for axis in term.axes.values())
+                kinds = tuple((axis.run, axis.name) for axis in term.axes.values())
                 patterns.setdefault((term.law, kinds, term.site in "WU"), (LSTM, text))
     return [*dict.fromkeys(patterns.values()), *((cell, EVERYWHERE) for cell in (GRU, SIMPLE_RNN))]
 

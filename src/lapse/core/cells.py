@@ -152,7 +152,7 @@ def unroll(
         one_step = partial(lstm, projection=weights.projection)
     if initial_state is None:
         widths = (outputs, U.shape[1] // gates)[: STATES[cell]]
-        initial_state = tuple(backend.zeros((x.shape[0], width), x) for width in widths)
+        initial_state = tuple(backend.zeros((backend.shape(x)[0], width), x) for width in widths)
     per_gate = masks.h is not None and not isinstance(masks.h, float) and masks.h.shape[2] > 1
     if per_gate or one_step is gru_reset_before:
         U = backend.split(U, gates, -1)
@@ -188,7 +188,7 @@ def unroll(
         keep = now["running"][:, None]
         return tuple(backend.where(keep, a, b) for a, b in zip(new, carry, strict=True))
 
-    y = backend.zeros((x.shape[0], outputs), x)
+    y = backend.zeros((backend.shape(x)[0], outputs), x)
     (_, *state), ys = backend.scan(step, (y, *initial_state), inputs)
     if reverse:
         ys = backend.flip(ys, 0)

@@ -78,8 +78,10 @@ class Fused(Engine):
         """Computes in float32, with masks that are on the device of x."""
         backend = call.backend
         weights = call.keras_weights()
-        kernel = drop(backend.floats(weights.kernel), masks.W)
-        recurrent = drop(backend.floats(weights.recurrent_kernel), masks.U)
+        kernel, recurrent = (
+            drop(backend.floats(weight), mask if _is_number(mask) else backend.floats(mask))
+            for weight, mask in zip(weights[:2], (masks.W, masks.U), strict=True)
+        )
         features, units = kernel.shape[0], recurrent.shape[0]
 
         def mask(slot: str, width: int) -> _Mask:
@@ -111,6 +113,10 @@ class Fused(Engine):
         outputs = backend.swapaxes(y if writes_outputs(inputs) else h, 0, 1)
         state = (last_h, last_c) if call.cell == "LSTM" else (last_h,)
         return backend.like(outputs, call.x), tuple(backend.like(part, call.x) for part in state)
+
+
+def _is_number(mask: Any) -> bool:
+    return mask is None or isinstance(mask, float)
 
 
 def _bias(bias: Any, units: int, backend: Framework) -> Any:
