@@ -429,9 +429,9 @@ def test_a_layer_is_explained_once_it_knows_its_sizes() -> None:
         lapse.explain(layer)
     layer.build((None, TIMESTEPS, 3))
     text = lapse.explain(layer)
-    assert "x:0.5@BF acts on what it reads of its input" in text and "(batch, 1, 1, 3)" in text
+    assert "x:0.5@BF acts on the layer input" in text and "(batch, 1, 1, 3)" in text
     assert text.splitlines()[-1].startswith("Runs on the plain loop, because")
-    assert "its activations are tanh and sigmoid" in text
+    assert "activations are tanh and sigmoid" in text
     right = lapse_layer(LSTM)
     right.build((None, TIMESTEPS, 3))
     assert "Runs on the C++ kernels" in lapse.explain(right)
