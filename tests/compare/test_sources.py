@@ -12,7 +12,13 @@ FILE_OF = {module_of(file): file for file in FILES}
 
 @pytest.mark.parametrize(
     "file",
-    ["kernels/layer.py", "kernels/dispatch.py", "torch/fused.py", "core/masks.py", "__init__.py"],
+    [
+        "engines/cpu/passes.py",
+        "engines/choice.py",
+        "engines/fused.py",
+        "core/masks.py",
+        "__init__.py",
+    ],
 )
 def test_runs_are_repeated_after_an_edit_of_what_trains(file, monkeypatch):
     """Otherwise a study would compare versions of the code instead of placements."""
@@ -35,7 +41,12 @@ def test_everything_that_training_imports_is_a_source():
         # `predict` imports lapse.keras for Keras models only, and none is trained here.
         own = {name for name in names | parents if not name.startswith("lapse.keras")}
         todo |= {FILE_OF[name] for name in own if name in FILE_OF} - found
-    assert {file.relative_to(ROOT).parts[0] for file in found} > {"kernels", "torch", "compare"}
+    assert {file.relative_to(ROOT).parts[0] for file in found} > {
+        "engines",
+        "backends",
+        "torch",
+        "compare",
+    }
     assert found <= known
 
 
