@@ -593,11 +593,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def watched(engine: Engine) -> Any:
-        unroll = engine.unroll
-        return lambda *given: names.append(engine.name) or unroll(*given)
+        run = engine.run
+        return lambda *given: names.append(engine.name) or run(*given)
 
     for engine in ENGINES:
-        monkeypatch.setattr(engine, "unroll", watched(engine))
+        monkeypatch.setattr(engine, "run", watched(engine))
     return names
 
 

@@ -61,9 +61,10 @@ def test_from_pytorch_and_back(cell: catalog.Cell, bias: bool, features: int, un
     back = to_torch(cell.name, weights, NUMPY)
     if bias and cell.name != "GRU":
         assert_equal(back[:2], tuple(arrays[:2]))
-        assert_equal(back[2:], (arrays[2] + arrays[3], np.zeros(rows)))
+        assert_equal(back[2:4], (arrays[2] + arrays[3], np.zeros(rows)))
     else:
-        assert_equal(back, tuple(arrays))
+        assert_equal(back[:4], tuple(arrays))
+    assert back.weight_hr is None
 
 
 def keras_cell(cell: catalog.Cell, x: np.ndarray, weights: Weights, state: tuple) -> np.ndarray:
@@ -93,11 +94,11 @@ def keras_cell(cell: catalog.Cell, x: np.ndarray, weights: Weights, state: tuple
     return np.concatenate(state)
 
 
-def torch_cell(cell: catalog.Cell, x: np.ndarray, arrays: tuple, state: tuple) -> np.ndarray:
+def torch_cell(cell: catalog.Cell, x: np.ndarray, arrays: TorchWeights, state: tuple) -> np.ndarray:
     """PyTorch's module with those arrays."""
-    bias = arrays[2] is not None
+    bias = arrays.bias_ih is not None
     module = MODULES[cell.name](x.shape[2], state[0].shape[1], bias=bias, batch_first=True).double()
-    named = zip(NAMES, arrays, strict=True)
+    named = zip(NAMES, arrays[:4], strict=True)
     module.load_state_dict({k: torch.tensor(v.copy()) for k, v in named if v is not None})
     hx = tuple(torch.tensor(part)[None] for part in state)
     with torch.no_grad():
@@ -161,6 +162,6 @@ def test_gradients_pass_through(cell: catalog.Cell, bias: bool) -> None:
 def test_a_keras_bias_goes_to_one_of_pytorchs_whole() -> None:
     """Split in halves it would come back rounded, and weight decay would see another norm."""
     weights = given(catalog.LSTM, 3, 2, True)
-    *_, bias_ih, bias_hh = to_torch("LSTM", weights, NUMPY)
-    np.testing.assert_array_equal(bias_ih, weights.bias)
-    np.testing.assert_array_equal(bias_hh, np.zeros(8))
+    arrays = to_torch("LSTM", weights, NUMPY)
+    np.testing.assert_array_equal(arrays.bias_ih, weights.bias)
+    np.testing.assert_array_equal(arrays.bias_hh, np.zeros(8))

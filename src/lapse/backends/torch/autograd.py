@@ -62,12 +62,14 @@ def _gradients(
     of_places = dict(zip(places, arrays, strict=True))
     columns_first = of_places[_LEAVES.index("recurrent_kernel")].stride(0) == 1
     of_places.pop(_LEAVES.index("bias"), None)
-    found = back(
-        settings._replace(places=tuple(of_places)),
-        [*of_places.values(), h, c, saved],
-        {n: gradient for n, gradient in enumerate(of_results) if gradient is not None},
-        wanted[0],  # x is the first
-        columns_first,
+    found = list(
+        back(
+            settings._replace(places=tuple(of_places)),
+            [*of_places.values(), h, c, saved],
+            *of_results,
+            wanted[0],  # x is the first
+            columns_first,
+        )
     )
     if columns_first:
         for kernel in (_LEAVES.index("kernel"), _LEAVES.index("recurrent_kernel")):
@@ -134,12 +136,8 @@ def _backward_operator(ctx: Any, given: Sequence[Tensor | None]) -> tuple:
     return *(None for _ in rest), _gradients(_by_operator, ctx, wanted, given)
 
 
-def _by_operator(
-    settings: Settings, arrays: Sequence[Tensor], gradients: dict[int, Tensor], *flags: bool
-) -> list[Tensor]:
-    return operators.layer_backward(  # type: ignore[no-any-return]
-        *settings, arrays, list(gradients), list(gradients.values()), *flags
-    )
+def _by_operator(settings: Settings, *given: Any) -> tuple[Tensor, ...]:
+    return operators.layer_backward(*settings, *given)  # type: ignore[no-any-return]
 
 
 operators.layer.register_autograd(_backward_operator, setup_context=_setup_operator)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lapse.backends.torch.arrays import TorchArrays
 from lapse.backends.torch.vmap import in_turn
 from lapse.engines import named
-from lapse.engines.arrays import Flags, Inputs, Results, gradient_shapes, result_shapes
+from lapse.engines.arrays import Flags, Gradients, Inputs, Results, gradient_shapes, result_shapes
 from lapse.engines.fused import Fused
 
 _MEMORY = TorchArrays()
@@ -49,27 +49,27 @@ def forward(settings: Settings, arrays: Sequence[Tensor]) -> list[Tensor]:
 
 
 def backward(
-    settings: Settings, arrays: Sequence[Tensor], gradients: dict[int, Tensor],
-    of_x: bool, columns_first: bool,
-) -> list[Tensor]:  # fmt: skip
+    settings: Settings, arrays: Sequence[Any], dlast_h: Tensor | None, dlast_c: Tensor | None,
+    dy: Tensor | None, of_x: bool, columns_first: bool,
+) -> Gradients:  # fmt: skip
     """`Fused.backward`.
 
     Args:
         arrays: what forward read, without the bias; then h, c and saved from its results.
-        gradients: of the last h (0), the last c (1) and the outputs (2), where they are known.
     """
     *read, h, c, saved = arrays
-    found = settings.fused.backward(
+    return settings.fused.backward(
         _MEMORY,
         settings.flags,
         Inputs.of(settings.places, read),
         settings.scales,
         Results(None, None, h, c, saved, None),
-        *map(gradients.get, range(3)),
+        dlast_h,
+        dlast_c,
+        dy,
         of_x=of_x,
         columns_first=columns_first,
     )
-    return list(found)
 
 
 @torch.library.custom_op("lapse::layer", mutates_args=())
@@ -89,26 +89,29 @@ def _(
     return list(map(arrays[0].new_empty, shapes))
 
 
+# Tensors, not lists of them: is_grads_batched=True maps no operator that returns or takes a list.
+
+
 @torch.library.custom_op("lapse::layer_backward", mutates_args=())
 def layer_backward(
     engine: str, cell: str, reset_after: bool, reverse: bool, scales: Sequence[float],
-    places: Sequence[int], arrays: Sequence[Tensor], given: Sequence[int],
-    gradients: Sequence[Tensor], of_x: bool, columns_first: bool,
-) -> list[Tensor]:  # fmt: skip
-    """`backward` with the flat arguments of an operator; `given` are the keys of `gradients`."""
+    places: Sequence[int], arrays: Sequence[Tensor | None], dlast_h: Tensor | None,
+    dlast_c: Tensor | None, dy: Tensor | None, of_x: bool, columns_first: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`backward` with the flat arguments of an operator; each of `arrays` is given."""
     settings = Settings(engine, cell, reset_after, reverse, scales, places)
-    by_number = dict(zip(given, gradients, strict=True))
-    return backward(settings, arrays, by_number, of_x, columns_first)
+    found = backward(settings, arrays, dlast_h, dlast_c, dy, of_x, columns_first)
+    return tuple(found)
 
 
 @layer_backward.register_fake
 def _(
     engine: str, cell: str, reset_after: bool, reverse: bool, scales: Any, places: Any, arrays: Any,
-    given: Any, gradients: Any, of_x: bool, columns_first: bool,
-) -> list[Tensor]:  # fmt: skip
+    dlast_h: Any, dlast_c: Any, dy: Any, of_x: bool, columns_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     inputs = Inputs.of(places, arrays[:-3])
     shapes = gradient_shapes(Flags(cell, reset_after, reverse), inputs, of_x, columns_first)
-    return list(map(arrays[0].new_empty, shapes))
+    return tuple(map(arrays[0].new_empty, shapes))
 
 
 layer_backward.register_vmap(in_turn(layer_backward))
