@@ -76,11 +76,9 @@ def by_pytorch(flags: Flags, given: Inputs, dy: np.ndarray) -> list[torch.Tensor
     made = operators.forward(Settings("cpu", *flags, SCALES, places), arrays)
     last_h, last_c, h, c, saved, _ = made
     places, arrays = on_torch._replace(bias=None).flat()
-    gradients = {0: last_h, 2: torch.from_numpy(dy)}
-    if flags.cell == "LSTM":
-        gradients[1] = last_c
+    gradients = last_h, last_c if flags.cell == "LSTM" else None, torch.from_numpy(dy)
     settings = Settings("cpu", *flags, SCALES, places)
-    return [*made, *operators.backward(settings, [*arrays, h, c, saved], gradients, True, False)]
+    return [*made, *operators.backward(settings, [*arrays, h, c, saved], *gradients, True, False)]
 
 
 @pytest.mark.parametrize("share", ["samples", "units"])

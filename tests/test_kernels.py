@@ -555,26 +555,24 @@ def test_what_does_not_fit_is_refused_by_backward_too(cell: Cell) -> None:
     h0, c0 = (*map(single, given.state), None)[:2]
     inputs = Inputs(x, *matrices, None, h0, c0, None, None, None, [None] * 8)
 
-    def run(inputs: Inputs, results: tuple, gradients: dict[int, Tensor]) -> None:
+    def run(inputs: Inputs, results: tuple, gradients: tuple) -> None:
         places, arrays = inputs.flat()
         settings = ("cpu", cell.name, cell.reset_after, False, [1.0] * 10, list(places))
-        operators.layer_backward(
-            *settings, [*arrays, *results], list(gradients), list(gradients.values()), True, False
-        )
+        operators.layer_backward(*settings, [*arrays, *results], *gradients, True, False)
 
     places, arrays = inputs.flat()
     flags = (cell.name, cell.reset_after, False)
     _, _, h, c, saved, _ = operators.layer("cpu", *flags, [1.0] * 10, list(places), arrays)
-    run(inputs, (h, c, saved), {2: h})
+    run(inputs, (h, c, saved), (None, None, h))
     for wrong_results in ((h[1:], c, saved), (h, torch.ones(3), saved), (h, c, saved[..., 1:])):
         with pytest.raises(LapseError, match="needs"):
-            run(inputs, wrong_results, {2: h})
-    for gradients in ({0: h0[:, 1:], 2: h}, {1: h0[1:], 2: h}, {2: h[:2]}):
+            run(inputs, wrong_results, (None, None, h))
+    for gradients in ((h0[:, 1:], None, h), (None, h0[1:], h), (None, None, h[:2])):
         with pytest.raises(LapseError, match="needs"):
             run(inputs, (h, c, saved), gradients)
     for wrong in ({"h0": h0[:1]}, {"h_mask": torch.ones(2, 3, 1, 4, dtype=torch.float64)}):
         with pytest.raises(LapseError, match="needs"):
-            run(inputs._replace(**wrong), (h, c, saved), {2: h})
+            run(inputs._replace(**wrong), (h, c, saved), (None, None, h))
 
 
 def test_masks_with_gradients_take_the_plain_loop() -> None:
