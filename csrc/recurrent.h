@@ -75,7 +75,7 @@ struct Layer {
   float *dbias;               // [S*H]
 };
 
-// Where random words are drawn, as in src/lapse/core/masks.py: a row for each sample, step and gate.
+// Where random words are drawn, as in src/lapse/core/drawing.py: a row for each sample, step and gate.
 // The numbers in `gates` hold stream, direction and layer as well.
 struct Counters {
   uint32_t key[2];                          // the seed, its low half first

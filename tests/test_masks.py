@@ -808,7 +808,7 @@ def test_masks_travel_as_plain_arrays(cell: catalog.Cell, name: str) -> None:
     ("given", "why"),
     [
         (Masks(h=np.ones((7, 1, 1, 7))), r"hold one for h, .*its noise is 'x:0.5@BTF U:0.5@IO'"),
-        (Masks(x=[1.0]), r"the mask for x is \[1.0\]; give what draw_masks gives, or a float"),
+        (Masks(x=[1.0]), r"the mask for x is \[1.0\]; pass what draw_masks returns, or a float"),
         (Masks(x=np.ones((7, 9, 5))), r"for x has shape \(7, 9, 5\); .* needs \(7, 9, 4, 5\)"),
         (Masks(x=np.ones((6, 9, 1, 5))), r"for x has shape \(6, 9, 1, 5\)"),
         (Masks(U=np.ones((7, 7))), r"for U has shape \(7, 7\); .* needs \(7, 28\)"),

@@ -670,7 +670,7 @@ def test_numbers_where_there_is_no_noise_or_no_mask(ours: type) -> None:
     layer, x = ours(7, 5, recurrent_dropout=0.2), torch.zeros(9, 3, 7)
     with pytest.raises(LapseError, match="hold one for y, where this layer has no noise"):
         layer(x, masks=Masks(y=0.25))
-    with pytest.raises(LapseError, match="the mask for h is 1; give what draw_masks gives"):
+    with pytest.raises(LapseError, match="the mask for h is 1; pass what draw_masks returns"):
         layer(x, masks=Masks(h=1))
 
 

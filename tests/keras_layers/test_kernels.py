@@ -104,10 +104,12 @@ def test_half_precision_is_computed_in_float32(cell: Cell, dtype: str) -> None:
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="of XLA on TensorFlow")
-def test_xla_is_left_to_layers_that_do_not_call_numpy() -> None:
+def test_xla_is_left_to_layers_that_do_not_call_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lapse_layer(LSTM).supports_jit
     assert lapse_layer(LSTM, engine="reference").supports_jit
     assert lapse_layer(LSTM, activation="relu").supports_jit
+    monkeypatch.setenv("LAPSE_ENGINE", "reference")
+    assert lapse_layer(LSTM).supports_jit
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX's transformations")

@@ -64,15 +64,14 @@ def _called(function: Callable, shapes: Any, *given: Any) -> Any:
 @_called.defjvp
 def _(*_: Any) -> Any:
     raise LapseError(
-        "a gradient of a gradient is needed, which the C++ kernels do not have on JAX; give the "
-        "layer engine='reference'."
+        "a gradient of a gradient is needed, which on JAX only the plain loop has; give the layer "
+        "engine='reference'."
     )
 
 
 def _callback(function: Callable, results: Any) -> Callable:
-    from jax.experimental.buffer_callback import (
-        buffer_callback,
-    )  # experimental, so a later JAX may lack it
+    # Imported here because it is experimental, so a later version of JAX may not have it.
+    from jax.experimental.buffer_callback import buffer_callback
 
     found: Callable = buffer_callback(function, results, vmap_method="sequential")
     return found
@@ -92,7 +91,7 @@ def _with_residuals(engine: str, flags: Flags, scales: Scales, inputs: Any) -> t
     of_masks = inputs.x_mask, inputs.h_mask, inputs.slots
     if any(mask.perturbed for mask in jax.tree.leaves(of_masks, is_leaf=_is_primal)):
         raise LapseError(
-            "the gradient of a mask is needed, which the C++ kernels do not have; give the "
+            "the gradient of a mask is needed, which on JAX only the plain loop has; give the "
             "layer engine='reference'."
         )
     # The gradient of x is computed only if it is needed. The structure of the arguments says so,

@@ -187,8 +187,8 @@ def _first(back: Callable, shapes: Gradients) -> Callable:
     def first(*given: Any) -> tuple[Any, Callable]:
         def second(*_: Any) -> None:
             raise LapseError(
-                "a gradient of a gradient is needed, which the C++ kernels do not have on "
-                "TensorFlow; give the layer engine='reference'."
+                "a gradient of a gradient is needed, which on TensorFlow only the plain loop has; "
+                "give the layer engine='reference'."
             )
 
         return tuple(_called(back, shapes, given)), second

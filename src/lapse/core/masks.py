@@ -168,7 +168,7 @@ def check_masks(
             continue
         if not hasattr(mask, "shape"):
             raise LapseError(
-                f"the mask for {slot} is {mask!r}; give what draw_masks gives, or a float."
+                f"the mask for {slot} is {mask!r}; pass what draw_masks returns, or a float."
             )
         numbers = width(slot, units=units, **sizes)
         columns = plan.gates * units

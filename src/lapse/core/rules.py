@@ -1,4 +1,4 @@
-"""The ten rules that say which noise terms can work, each with its reason and a way out.
+"""The ten rules that say which noise terms can work, why, and what to write instead.
 
  1  What a cell carries elementwise (LSTM c, GRU s, state) must not be scaled up: no `inv`.
  2  Scaling it, or the gate that carries it (f, z), down at evaluation (`exp`) is legal, but the

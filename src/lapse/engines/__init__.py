@@ -2,6 +2,7 @@
 
 from lapse.engines.choice import ENGINES as ENGINES
 from lapse.engines.choice import Choice as Choice
+from lapse.engines.choice import asked_for as asked_for
 from lapse.engines.choice import check_option as check_option
 from lapse.engines.choice import choose as choose
 from lapse.engines.choice import engine_for as engine_for

@@ -8,7 +8,7 @@ entry in the list. Front-ends and backends do not change.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -52,6 +52,11 @@ class Framework(Backend):
         """Why an active transform of the framework, such as vmap, prevents an engine; or None."""
 
     compiles_engines: ClassVar[bool] = True  # whether XLA can compile graphs that call engines
+
+    # The framework's own recurrent functions by cell and activation (None for tanh), for the engine
+    # `native`: over sequences, and for one step.
+    sequences: ClassVar[Mapping[tuple[str, Callable | None], Callable]] = {}
+    steps: ClassVar[Mapping[tuple[str, Callable | None], Callable]] = {}
 
     def as_written(self, function: Function) -> Function:
         """Keeps the framework from rewriting a function that it traces."""

@@ -13,7 +13,7 @@ from keras import ops
 from lapse.core.errors import LapseError
 from lapse.core.masks import Masks, check_masks
 from lapse.core.plan import Plan
-from lapse.engines import Call, Choice, check_option, choose, engine_for
+from lapse.engines import Call, Choice, asked_for, check_option, choose, engine_for
 from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, weights
 from lapse.keras.noise_arguments import Noisy
 from lapse.keras.private import NoMasksOfKeras, get_keras_mask
@@ -51,7 +51,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
         # Bidirectional would run both layers on cuDNN, which has no noise.
         self.use_cudnn = False
         usual = not any(activations(self.cell).values())
-        if usual and engine != "reference" and not BACKEND.compiles_engines:
+        if usual and asked_for(engine)[0] != "reference" and not BACKEND.compiles_engines:
             self.supports_jit = False
 
     def draw_masks(self, batch: Any, timesteps: Any, seed: Any = None) -> Masks:
@@ -216,7 +216,8 @@ class _Recurrent(NoMasksOfKeras, Noisy):
                 )
         if given is not None and not isinstance(given, Masks):
             raise LapseError(
-                f"masks= is {type(given).__name__}, not lapse.Masks; give what draw_masks gives."
+                f"masks= has the type {type(given).__name__}, which is not lapse.Masks; pass what "
+                "draw_masks returns."
             )
 
     def get_config(self) -> dict[str, Any]:

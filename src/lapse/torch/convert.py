@@ -14,7 +14,8 @@ from lapse.core.errors import LapseError, outside
 from lapse.core.plan import expected_rows
 from lapse.torch.convert_classes import OURS, THEIRS, checked, checked_back, no_such, replaced
 from lapse.torch.embedding import Embedding
-from lapse.torch.modules import DERIVED, GRU, LSTM, RNN
+from lapse.torch.modules import GRU, LSTM, RNN
+from lapse.torch.recurrent import DERIVED
 
 _ADDED = ("recurrent_dropout", "generator", "engine", "noise", "terms", *DERIVED)
 

@@ -26,7 +26,7 @@ for _called in (choice.asked_for, choice.raise_obstacle, choice.warn_of_plain_lo
 class Torch(TorchArrays, Framework):
     """Runs engines as operators, with PyTorch's autograd."""
 
-    sequences, steps = private.SEQUENCES, private.STEPS  # PyTorch's own, for the engine "native"
+    sequences, steps = private.SEQUENCES, private.STEPS
 
     def like(self, array: Any, other: Any) -> Any:
         return array.to(other)

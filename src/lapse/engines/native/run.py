@@ -20,8 +20,8 @@ _NO_MASKS = Masks()
 
 def impossible(call: Call) -> str | None:
     """What prevents PyTorch's kernel from running a call, as text; None if nothing does."""
-    backend: Any = call.backend
-    if call.recurrent_activation is not None or (call.cell, call.activation) not in backend.steps:
+    known = (call.cell, call.activation) in call.backend.steps
+    if call.recurrent_activation is not None or not known:
         return "its activations are tanh and sigmoid"
     device = call.x.device.type
     if device == "meta":
@@ -45,8 +45,7 @@ def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
         return _one_step(call, x, weights, y_mask)
     flat = [weight for weight in weights if weight is not None]
     rest = (flat, weights.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)
-    backend: Any = call.backend
-    function = backend.sequences[call.cell, call.activation]
+    function = call.backend.sequences[call.cell, call.activation]
     state = _states(call, weights)
     x = _turned(x, call.lengths) if call.reverse else x
     if call.lengths is not None:
@@ -63,8 +62,7 @@ def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
 def _one_step(
     call: Call, x: Tensor, weights: TorchWeights, y_mask: Any
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    backend: Any = call.backend
-    function = backend.steps[call.cell, call.activation]
+    function = call.backend.steps[call.cell, call.activation]
     state = call.initial_state
     if state is None:
         h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
