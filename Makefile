@@ -2,6 +2,7 @@
 # checks types. Each makes .venv where there is none.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo test fuzz conformance check bench sanitize format
 .DELETE_ON_ERROR:
@@ -10,15 +11,15 @@ demo: .venv/installed
 	$(BIN)/lapse compare
 
 test: .venv/installed
-	$(BIN)/pytest -n auto --ignore=tests/keras_layers
-	KERAS_BACKEND=torch $(BIN)/pytest -n auto tests/keras_layers
-	KERAS_BACKEND=jax $(BIN)/pytest -n auto tests/keras_layers
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto tests/keras_layers
+	$(PYTEST) --ignore=tests/keras_layers
+	KERAS_BACKEND=torch $(PYTEST) tests/keras_layers
+	KERAS_BACKEND=jax $(PYTEST) tests/keras_layers
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras_layers
 
 # Ten thousand random configurations against the oracle; 500 of them are part of `make test`.
 fuzz: .venv/installed
-	$(BIN)/pytest -n auto --hypothesis-profile=fuzz tests/test_fuzz.py
-	KERAS_BACKEND=torch $(BIN)/pytest -n auto --hypothesis-profile=fuzz tests/keras_layers/test_fuzz.py
+	$(PYTEST) --hypothesis-profile=fuzz tests/test_fuzz.py
+	KERAS_BACKEND=torch $(PYTEST) --hypothesis-profile=fuzz tests/keras_layers/test_fuzz.py
 
 # Keras's own tests, with lapse's layers and cells in the place of Keras's.
 conformance: .venv/installed

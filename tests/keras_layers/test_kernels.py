@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
         layer(x, mask=RUNNING[:, :6])
     with pytest.raises(LapseError, match=r"initial_state of .* has shape \(1, 11\)"):
         layer(x, initial_state=[part[:1] for part in state])
-    with pytest.raises(LapseError, match=r"masks= is int, not lapse\.Masks"):
+    with pytest.raises(LapseError, match=r"masks= has the type int, which is not lapse\.Masks"):
         layer(x, masks=3)
     with pytest.raises(LapseError, match=r"the seed 1\.5 is not a whole number"):
         layer.draw_masks(3, 7, seed=1.5)
