@@ -173,7 +173,8 @@ def test_pytorch_s_other_exporter_takes_sizes_that_are_known(tmp_path: Path) -> 
 @pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch exports by ONNX's own operators")
 @pytest.mark.filterwarnings("ignore")  # as above
 @pytest.mark.parametrize(
-    ("cell", "backwards"), [*((cell, False) for cell in CELLS), (CELLS[0], True)],
+    ("cell", "backwards"),
+    [*((cell, False) for cell in CELLS), (CELLS[0], True)],
     ids=lambda value: getattr(value, "id", str(value)),
 )
 def test_evaluation_without_factors_is_one_operator(

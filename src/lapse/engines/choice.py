@@ -66,7 +66,7 @@ def choose(call: Call, option: str = "auto") -> Choice:
         LapseError: if the engine that is asked for can't run the call.
     """
     asked, words = asked_for(option)
-    if asked != "auto":
+    if words:
         engine = named(asked)
         obstacle = engine.obstacle(call)
         if obstacle is not None:
@@ -96,7 +96,9 @@ def asked_for(option: str) -> tuple[str, str]:
     """The engine that a layer or the environment asks for, and the setting that asks for it."""
     if option != "auto":
         return option, f"engine={option!r}"
-    asked = os.environ.get("LAPSE_ENGINE", "auto")
+    asked = os.environ.get("LAPSE_ENGINE")
+    if asked is None or asked == "auto":
+        return "auto", ""
     if asked not in OPTIONS:
         raise LapseError(f"LAPSE_ENGINE={asked} is unknown; write one of {', '.join(OPTIONS)}.")
     return asked, f"LAPSE_ENGINE={asked}"

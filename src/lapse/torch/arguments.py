@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,15 @@ def check_input(x: Tensor, given: Tensor, module: nn.RNNBase) -> None:
         x: the input with the batch first.
         given: the input as the user passed it.
     """
-    if x.dim() != 3 or x.shape[-1] != module.input_size or x.shape[1] == 0:
+    shape = x.shape
+    if len(shape) != 3 or shape[2] != module.input_size or shape[1] == 0:
         axes = "batch, timesteps" if module.batch_first else "timesteps, batch"
         raise CallError(
             f"the input has shape {tuple(given.shape)}; {type(module).__name__} needs "
             f"({axes}, {module.input_size}) with at least one timestep."
         )
-    kind = module.weight_ih_l0.dtype
+    own = module._parameters.get("weight_ih_l0")  # faster than the attribute
+    kind = module.weight_ih_l0.dtype if own is None else own.dtype
     if x.dtype != kind and not private.autocast():
         raise CallError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({kind}). "
@@ -96,26 +98,35 @@ def checked_states(
     """
     if hx is None:
         return None
-    pair = len(widths) > 1
-    parts = tuple(hx) if pair and isinstance(hx, (list, tuple)) else (hx,)
+    parts = tuple(hx) if len(widths) > 1 and isinstance(hx, (list, tuple)) else (hx,)
+    rows = counts[: 2 - single]
+    fits = len(parts) == len(widths)
+    for part, width in zip(parts, widths.values()):  # noqa: B905, their lengths are compared above
+        fits = fits and isinstance(part, Tensor) and part.shape == (*rows, width)
+        fits = fits and (part.dtype == dtype or private.autocast())
+    if not fits:
+        _raise_for_states(parts, {name: (*rows, width) for name, width in widths.items()}, dtype)
+    return tuple(part.unsqueeze(1) for part in parts) if single else parts
+
+
+def _raise_for_states(
+    parts: tuple, needed: dict[str, tuple[int, ...]], dtype: torch.dtype
+) -> NoReturn:
+    """Raises the error for states that don't fit."""
     if not all(isinstance(part, Tensor) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
-        wanted = "a pair (h, c) of tensors" if pair else "one tensor h"
+        wanted = "a pair (h, c) of tensors" if len(needed) > 1 else "one tensor h"
         raise CallError(f"hx has the type {kinds}; it must be {wanted}.")
     found = [tuple(part.shape) for part in parts]
-    needed = [(*counts[: 2 - single], width) for width in widths.values()]
-    if found != needed:
+    if found != list(needed.values()):
         raise CallError(
-            f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(widths)} of shape "
-            f"{' and '.join(map(str, dict.fromkeys(needed)))}."
+            f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(needed)} of shape "
+            f"{' and '.join(map(str, dict.fromkeys(needed.values())))}."
         )
-    types = {part.dtype for part in parts}
-    if types != {dtype} and not private.autocast():
-        raise CallError(
-            f"hx has the type {', '.join(map(str, types))}, but the input has {dtype}; write "
-            f"hx.to({dtype})."
-        )
-    return tuple(part.unsqueeze(1) if single else part for part in parts)
+    types = dict.fromkeys(str(part.dtype) for part in parts)
+    raise CallError(
+        f"hx has the type {', '.join(types)}, but the input has {dtype}; write hx.to({dtype})."
+    )
 
 
 def running_steps(lengths: Tensor, timesteps: int, device: torch.device) -> Tensor:

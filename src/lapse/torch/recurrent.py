@@ -219,9 +219,8 @@ class Recurrent(nn.RNNBase):
         if hx is not None:
             states = checked_states(hx, self._widths(), (len(every), batch), single, x.dtype)
         of_each = [None] * len(every) if masks is None else self._given(masks, batch, timesteps)
-        device = x.device.type
-        autocast = device != "meta" and torch.is_autocast_enabled(device)
-        if autocast and x.dtype != torch.float64:
+        if private.autocast() and _autocast_acts_on(x):
+            device = x.device.type
             # States accumulate rounding, and half precision saves no time on a CPU.
             with torch.autocast(device, enabled=False):
                 states = states and tuple(part.float() for part in states)
@@ -284,7 +283,7 @@ class Recurrent(nn.RNNBase):
         # Looked up by name at each call, so that parametrizations and functional_call work.
         own = self._parameters
         weights = TorchWeights(
-            *[own.get(n) if n in own else n and getattr(self, n) for n in one.weights]
+            *[own[n] if n in own else n and getattr(self, n) for n in one.weights]
         )
         if weights.weight_ih.dtype != x.dtype:  # possible under autocast
             weights = TorchWeights(*(w if w is None else w.to(x.dtype) for w in weights))
@@ -337,6 +336,11 @@ class Recurrent(nn.RNNBase):
         return each
 
     _activation: Callable | None = None  # None stands for tanh
+
+
+def _autocast_acts_on(x: Tensor) -> bool:
+    device = x.device.type
+    return device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64
 
 
 # In memory, PyTorch's outputs have time first, whatever the order of their axes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,10 +36,11 @@ class Torch(TorchArrays, Framework):
         return array.expand(shape)
 
     def dtype(self, array: Any) -> str:
-        return str(array.dtype).removeprefix("torch.")
+        return _name(array.dtype)
 
     def device(self, array: Any) -> str:
-        return str(array.device).partition(":")[0]  # in NumPy's arrays it is a text
+        device = array.device
+        return str(getattr(device, "type", device))  # in NumPy's arrays it is a text
 
     def in_graph(self, array: Any = None) -> bool:
         return not private.direct(array) if isinstance(array, Tensor) else private.in_graph()
@@ -79,6 +81,11 @@ class Torch(TorchArrays, Framework):
 
     def draw_rows(self, terms: Sequence[Term], seed: Any, **sizes: Any) -> Any:
         return drawing.draw_rows(terms, seed, **sizes)
+
+
+@cache
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 BACKEND = Torch()

@@ -7,6 +7,8 @@ mask of h that is the same for all samples and steps.
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from lapse.core.masks import Masks
@@ -26,9 +28,10 @@ class Native(Engine):
         return call.backend.name == "torch"
 
     def obstacle(self, call: Call) -> str | None:
-        if not self.concerns(call):
-            return f"the backend is {call.backend.name}"
-        if call.backend.in_graph():
+        backend = call.backend
+        if backend.name != "torch":
+            return f"the backend is {backend.name}"
+        if backend.in_graph():
             return "torch.compile and torch.export would unroll it"
         if (slot := _inside(call)) is not None:
             return f"the mask of {slot} acts inside the recurrence"
@@ -38,9 +41,18 @@ class Native(Engine):
             return "its GRU has reset_after=True"
         if call.exporting:
             return "the model is exported, to run elsewhere"
-        from lapse.engines.native.run import impossible
-
-        return impossible(call)
+        known = (call.cell, call.activation) in backend.steps
+        if call.recurrent_activation is not None or not known:
+            return "its activations are tanh and sigmoid"
+        device = backend.device(call.x)
+        if device == "meta":
+            return "the input is on the device meta"
+        if call.lengths is not None and call.x.shape[0] == 0:
+            return "it can't pack an empty batch"
+        projected = call.weights[-1] is not None  # last in both layouts
+        if projected and device == "cpu" and backend.dtype(call.x) == "float32":
+            return "oneDNN has no projection of h"
+        return backend.transform(call)
 
     def objection(self, call: Call) -> str | None:
         if call.backend.device(call.x) != "cpu":
@@ -63,9 +75,14 @@ class Native(Engine):
         return self.run(call, masks)
 
     def run(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
-        from lapse.engines.native.run import run
+        found: tuple[Any, tuple] = _module().run(call, masks)
+        return found
 
-        return run(call, masks)
+
+@cache
+def _module() -> Any:
+    """Imports PyTorch, which other backends do not need."""
+    return import_module("lapse.engines.native.run")
 
 
 def _inside(call: Call) -> str | None:

@@ -1,4 +1,4 @@
-"""The call of PyTorch's kernel, and what prevents it."""
+"""The call of PyTorch's kernel."""
 
 from __future__ import annotations
 
@@ -16,22 +16,6 @@ from lapse.core.weights import TorchWeights, Weights, to_torch
 from lapse.engines.interface import Call
 
 _NO_MASKS = Masks()
-
-
-def impossible(call: Call) -> str | None:
-    """What prevents PyTorch's kernel from running a call, as text; None if nothing does."""
-    known = (call.cell, call.activation) in call.backend.steps
-    if call.recurrent_activation is not None or not known:
-        return "its activations are tanh and sigmoid"
-    device = call.x.device.type
-    if device == "meta":
-        return "the input is on the device meta"
-    if call.lengths is not None and call.x.shape[0] == 0:
-        return "it can't pack an empty batch"
-    projected = call.weights[-1] is not None  # last in both layouts
-    if projected and device == "cpu" and call.x.dtype == torch.float32:
-        return "oneDNN has no projection of h"
-    return call.backend.transform(call)
 
 
 def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -63,18 +47,18 @@ def _one_step(
     call: Call, x: Tensor, weights: TorchWeights, y_mask: Any
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     function = call.backend.steps[call.cell, call.activation]
-    state = call.initial_state
+    state, leading = call.initial_state, call.leading_axis
     if state is None:
         h = x.new_zeros(x.shape[0], weights.weight_hh.shape[1])
         state = (h, h)
-    elif call.leading_axis:
+    elif leading:
         state = tuple([part.squeeze(0) for part in state])
     if call.cell == "LSTM":
         last = function(x.squeeze(1), state, *weights[:4])
     else:
         last = (function(x.squeeze(1), state[0], *weights[:4]),)
     y = drop(last[0].unsqueeze(1), y_mask)
-    return y, tuple([part.unsqueeze(0) for part in last] if call.leading_axis else last)
+    return y, tuple([part.unsqueeze(0) for part in last]) if leading else last
 
 
 def _states(call: Call, weights: TorchWeights) -> tuple[Tensor, ...]:
