@@ -292,9 +292,8 @@ class EmbeddingDropout(Form):
         return f"emb:{self.rate}@{'B' if self.per_sample else ''}V"
 
 
-FORMS: tuple[type[Form], ...] = tuple(
-    Form.__subclasses__()
-)  # in the order in which they stand here
+# In the order in which they stand here.
+FORMS: tuple[type[Form], ...] = tuple(Form.__subclasses__())
 
 
 def examples() -> tuple[Form, ...]:
