@@ -23,12 +23,12 @@ def test_both_arguments_of_keras() -> None:
         "LSTM with the noise x:0.5@BFG h:0.2@BFG.",
         "x:0.5@BFG acts on the layer input:",
         "    0 with probability 0.5, and what is kept is multiplied by 2;",
-        "    drawn once per sequence, independently for each sample, feature, gate, as a mask of "
+        "    drawn once per sequence, independently for each sample, feature and gate, as a mask of "
         "(batch, 1, 4, 64);",
         "    in evaluation unchanged.",
         "h:0.2@BFG acts on the hidden state, as the recurrent kernel reads it:",
         "    0 with probability 0.2, and what is kept is multiplied by 1.25;",
-        "    drawn once per sequence, independently for each sample, feature, gate, as a mask of "
+        "    drawn once per sequence, independently for each sample, feature and gate, as a mask of "
         "(batch, 1, 4, 128);",
         "    in evaluation unchanged.",
         f"Runs on {CPU.title}, because nothing prevents it.",
@@ -55,7 +55,7 @@ def test_both_arguments_of_keras() -> None:
         ("x:.5@BF x:.5@BF", ["the noise x:0.5@BF x:0.5@BF."]),
         ("h:0.4@BT~0.25F", ["anew with probability 0.25 at each step"]),
         ("U:0.3@IO", ["the recurrent kernel:", "multiplied by 1.43", "once per call",
-                      "independently for each row, column", "(5, 20)"]),
+                      "independently for each row and column", "(5, 20)"]),
         ("W:0.3@O", ["the kernel:", "(1, 20)"]),
         ("y:0.2@BF~gauss", ["the layer output", "numbers (gauss) of mean 1 and variance 0.25"]),
         ("g:0.1@F", ["the candidate", "once per call, independently for each feature",
@@ -103,7 +103,7 @@ def test_the_engine_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert said(LSTM(3, 4)) == [
         f"Runs on {CPU.title}, because nothing prevents it.",
-        "A single step in evaluation runs on PyTorch's own kernel, because it has the least "
+        "A single step runs on PyTorch's own kernel, because it has the least "
         "overhead for so short a call.",
     ]
     noise = {"noise": "h:.5@BF"}

@@ -93,7 +93,7 @@ def test_padding_elsewhere_is_an_obstacle() -> None:
     call = Call(BACKEND, "LSTM", torch.tensor(given.x), weights, plan("", "LSTM"))
     holes = call._replace(running=torch.ones(given.x.shape[:2], dtype=torch.bool))
     assert NATIVE.obstacle(call) is None
-    assert NATIVE.obstacle(holes) == "it needs padding to be at the end of each sequence"
+    assert NATIVE.obstacle(holes) == "it takes padding as lengths, and the call has a mask"
 
 
 @pytest.mark.parametrize("ours", [LSTM, GRU, RNN])

@@ -160,17 +160,17 @@ RULES: list[tuple[int, str, str | None, str, tuple[str, ...]]] = [
     (6, "emb:0.5@B", None, "rows of vocabulary ids", ("emb:0.5@V",)),
     (6, "emb:0.5@TV", None, "rows of vocabulary ids", ("emb:0.5@V",)),
     (6, "x:learned@BV~concrete", None, "vocabulary id", ()),
-    (6, "x:0.5@B/2F", None, "no order to run along", ()),
-    (6, "x:0.5@BF~0.3", None, "no order to run along", ()),
-    (6, "U:0.5@I[2]", None, "no order to run along", ()),
+    (6, "x:0.5@B/2F", None, "spans (T[L], F[L]) along T and F", ()),
+    (6, "x:0.5@BF~0.3", None, "spans (T[L], F[L]) along T and F", ()),
+    (6, "U:0.5@I[2]", None, "spans (T[L], F[L]) along T and F", ()),
     (6, "x:0.5@BT/0", None, "length 0", ()),
     (6, "x:0.5@BT[0]", None, "length 0", ()),
     (6, "x:0.5@BT~1.5", None, "probability", ()),
     (6, "x:0.5@BT/2F[2]", None, "two axes", ()),
-    (7, "x:0.5@BF~uniform!exp", None, "a number around 1", ("x:0.5@BF~uniform",)),
-    (7, "i:0.5@BF~gauss", None, "a number around 1", ("i:0.5@BF~gauss!inv",)),
-    (7, "f:0.5@BF~gauss", None, "a number around 1", ()),
-    (7, "c:0.5@BF~gauss!exp", None, "a number around 1", ()),
+    (7, "x:0.5@BF~uniform!exp", None, "multiplies by numbers", ("x:0.5@BF~uniform",)),
+    (7, "i:0.5@BF~gauss", None, "multiplies by numbers", ("i:0.5@BF~gauss!inv",)),
+    (7, "f:0.5@BF~gauss", None, "multiplies by numbers", ()),
+    (7, "c:0.5@BF~gauss!exp", None, "multiplies by numbers", ()),
     (7, "c:0.5@BF>prev~concrete", None, "never replaces a value", ("c:0.5@BF>prev",)),
     (7, "x:0.5@BT[3]~concrete", None, "dropped or kept as a whole", ()),
     (8, "x:learned@BF", None, "no gradient", ("x:0.5@BF",)),
@@ -361,7 +361,9 @@ def test_rule_2_warns_with_the_number(site: str, cell: str, rate: float) -> None
     (warning,) = caught
     message = str(warning.message)
     assert message.startswith(f"{term} forgets")
-    found = re.search(r"forget gate of (\S+) a value keeps (\S+) of itself after (\d+)", message)
+    found = re.search(
+        r"(?:forget|update) gate of (\S+) a value keeps (\S+) of itself after (\d+)", message
+    )
     assert found
     gate, left, steps = float(found[1]), found[2], int(found[3])
     logit = math.log(gate / (1 - gate))

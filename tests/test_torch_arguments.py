@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import lapse.torch
 from lapse import LapseError
 from lapse.core.masks import Masks
 from lapse.torch import GRU, LSTM
@@ -69,3 +70,17 @@ def test_a_call_that_does_not_fit_is_pytorch_s_kind_of_error(ours: type, theirs:
             hx = (state, state) if kind.__name__ == "LSTM" else state
             with pytest.raises(RuntimeError):
                 kind(5, 4)(torch.zeros(size), hx)
+
+
+def test_what_is_not_of_torch_is_refused_in_words() -> None:
+    module = GRU(5, 6, noise="x:.5@BF")
+    for wrong in ([[1.0]], None, np.zeros((2, 3, 5))):
+        with pytest.raises(LapseError, match=r"the input has the type .*; pass a tensor or"):
+            module(wrong)
+    with pytest.raises(LapseError, match="generator=5 was given; pass a torch"):
+        GRU(5, 6, generator=5)
+    for function in (lapse.torch.convert, lapse.torch.to_native):
+        with pytest.raises(LapseError, match="the model is a int; give a torch"):
+            function(5)
+    with pytest.raises(LapseError, match="5 is not text; write terms such as"):
+        lapse.parse(5)

@@ -59,7 +59,7 @@ def test_it_is_explained_layer_by_layer() -> None:
 
 @pytest.mark.parametrize("layer", [2, -1, "0"])
 def test_layers_that_are_not_there(layer: Any) -> None:
-    with pytest.raises(LapseError, match="the module has 2 layers; write numbers from 0 to 1"):
+    with pytest.raises(LapseError, match="the module has num_layers=2; write numbers from 0 to 1"):
         LSTM(7, 5, 2, noise={layer: "x:.4@BF"})
 
 

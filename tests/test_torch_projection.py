@@ -139,7 +139,10 @@ def test_other_cells_have_none(ours: type) -> None:
 def test_states_of_other_sizes() -> None:
     layer = LSTM(7, 5, proj_size=3)
     for h, c in ((5, 5), (3, 3), (5, 3)):
-        with pytest.raises(LapseError, match=r"needs h and c of shape \(1, 2, 3\) and \(1, 2, 5\)"):
+        with pytest.raises(
+            LapseError,
+            match=r"needs a pair \(h, c\) of tensors of shape \(1, 2, 3\) and \(1, 2, 5\)",
+        ):
             layer(torch.zeros(9, 2, 7), (torch.zeros(1, 2, h), torch.zeros(1, 2, c)))
 
 

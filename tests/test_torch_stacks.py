@@ -286,7 +286,7 @@ def test_masks_for_another_number_of_layers() -> None:
     module, x = LSTM(7, 5, num_layers=2, noise="x:.5@BF"), torch.zeros(9, 3, 7)
     one = LSTM(7, 5, noise="x:.5@BF").draw_masks(3, 9)
     for wrong, number in ((one, 1), ([one] * 3, 3)):
-        with pytest.raises(LapseError, match=f"masks for {number} layers .* needs 2"):
+        with pytest.raises(LapseError, match=rf"has length {number}; .* 2 in all"):
             module(x, masks=wrong)
     with pytest.raises(LapseError, match="mask for x"):  # the second layer reads 5 features, not 7
         module(x, masks=[one, one])

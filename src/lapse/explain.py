@@ -44,8 +44,8 @@ def explain(layer: Any) -> str:
     """
     if not hasattr(layer, "plans"):
         raise LapseError(
-            f"{type(layer).__name__} is not a recurrent layer of lapse; explain takes an LSTM, "
-            "GRU, RNN or SimpleRNN of lapse.torch or lapse.keras."
+            f"{type(layer).__module__}.{type(layer).__qualname__} is not a recurrent layer of "
+            "lapse; explain takes an LSTM, GRU, RNN or SimpleRNN of lapse.torch or lapse.keras."
         )
     plans, lines = layer.plans(), []
     if isinstance(layer.noise, dict):
@@ -65,16 +65,18 @@ def explain(layer: Any) -> str:
 
 
 def _of_engines(layer: Any) -> list[str]:
-    """Which engine runs each layer, and which a single step in evaluation if that differs."""
-    usual, short = layer.choices(*_USUAL, training=True), layer.choices(1, 1, training=False)
+    """Which engine runs each layer, and which a single step if that differs."""
+    usual = layer.choices(*_USUAL, training=True)
+    trained, evaluated = (layer.choices(1, 1, training=training) for training in (True, False))
     if len({(choice.engine.name, choice.why) for choice in usual}) == 1:
-        usual, short = usual[:1], short[:1]
+        usual, trained, evaluated = usual[:1], trained[:1], evaluated[:1]
     lines = []
-    for number, (many, one) in enumerate(zip(usual, short, strict=True)):
+    for number, (many, *one) in enumerate(zip(usual, trained, evaluated, strict=True)):
         where = f" of layer {number}" if len(usual) > 1 else ""
         lines.append((f"Layer {number} runs" if where else "Runs") + _on(many))
-        if one.engine is not many.engine:
-            lines.append(f"A single step{where} in evaluation runs{_on(one)}")
+        if one[1].engine is not many.engine:
+            when = "" if one[0].engine is one[1].engine else " in evaluation"
+            lines.append(f"A single step{where}{when} runs{_on(one[1])}")
     return lines
 
 
@@ -164,7 +166,7 @@ def _how_often(term: Term) -> str:
         how = "once per call"
     elif time is None:
         how = "once per sequence"
-    elif time.run == "/":
+    elif time.run == "/" and time.size > 1:
         how = f"every {int(time.size)} steps"
     elif time.run == "~":
         how = f"anew with probability {time.size:g} at each step"
@@ -175,4 +177,8 @@ def _how_often(term: Term) -> str:
     if "F" in axes and axes["F"].run == "[":
         how += f", in spans of 1 to {int(axes['F'].size)} features"
     along = [_ALONG[name] for name, axis in axes.items() if name in _ALONG and axis.run != "["]
-    return how + (f", independently for each {', '.join(along)}" if along else "")
+    return how + (f", independently for each {_listed(along)}" if along else "")
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(", ".join(words).rsplit(", ", 1))

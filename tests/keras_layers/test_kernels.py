@@ -231,6 +231,12 @@ def test_what_does_not_fit_is_said_in_the_user_s_words(cell: Cell) -> None:
         layer(x, mask=RUNNING[:, :6])
     with pytest.raises(LapseError, match=r"initial_state of .* has shape \(1, 11\)"):
         layer(x, initial_state=[part[:1] for part in state])
+    for wrong in ([], [state[0]] * (len(state) + 1)):
+        for engine in ("auto", "reference"):
+            other = given.give(lapse_layer(cell, engine=engine))
+            expected = rf"initial_state of {other.name} has {len(wrong)} tensors?; .* takes"
+            with pytest.raises(LapseError, match=expected):
+                other(x[:, :1], initial_state=wrong)
     with pytest.raises(LapseError, match=r"masks= has the type int, which is not lapse\.Masks"):
         layer(x, masks=3)
     with pytest.raises(LapseError, match=r"the seed 1\.5 is not a whole number"):

@@ -147,13 +147,16 @@ def parse(text: str) -> tuple[Term, ...]:
     Raises:
         LapseError: names the term that can't be read, or the rule that it breaks.
     """
+    if not isinstance(text, str):
+        raise LapseError(f"{text!r} is not text; write terms such as 'x:0.5@BTF'.")
     terms = []
     for part in text.split():
         match = _TERM.fullmatch(part)
         if not match:
             raise LapseError(
-                f"'{part}' is not a noise term; write site:rate@over>fill~law!scale with the last "
-                "three optional, e.g. x:0.5@BTF or c:0.5@BTF>prev."
+                f"'{part}' is not a noise term; write site:rate@over>fill~law!scale, with a number "
+                "as the rate, axes in capitals and the last three optional, e.g. x:0.5@BTF or "
+                "s:0.1@BTF>prev. Blanks separate terms."
             )
         site, rate, over, fill, law, scale = match.groups()
         terms.append(Term(site, _rate(rate), over, _fill(fill), law or "bern", scale))

@@ -65,11 +65,12 @@ def warn_of_forgetting(terms: Iterable[Term], cell: str) -> None:
     for term in terms:
         forgets = _carried(term, cell) or term.site in ("f", "z")
         if forgets and term.scale == "exp" and isinstance(term.rate, float) and term.rate > 0:
+            gate = "an update gate of 0.98" if cell == "GRU" else "a forget gate of 0.98"
             left = (0.98 * (1 - term.rate)) ** 50
             warnings.warn(
                 f"{term} forgets at evaluation, where each step multiplies what it carries by "
-                f"1-rate: with a forget gate of 0.98 a value keeps {left:.1g} of itself after 50 "
-                "steps (0.36 without noise). Zoneout (>prev) does not forget.",
+                f"1-rate: with {gate} a value keeps {left:.1g} of itself after 50 steps (0.36 "
+                "without noise). Zoneout (>prev) does not forget.",
                 UserWarning,
                 stacklevel=outside(),
             )
@@ -202,8 +203,9 @@ def _runs(term: Term) -> None:
         if axis.run and not (axis.name == "T" or (axis.name == "F" and axis.run == "[")):
             _refuse(
                 term,
-                f"{axis} asks for runs along {axis.name}, which has no order to run along",
-                f"write {nearest(term)}, or a run T/k, T~rho, T[L] or F[L]",
+                f"{axis} asks for runs along {axis.name}; blocks (T/k) and chains (T~rho) run "
+                "along T alone, and spans (T[L], F[L]) along T and F",
+                f"write {nearest(term)}",
             )
         if axis.run in ("/", "[") and axis.size < 1:
             _refuse(term, f"{axis} has length 0", f"write {nearest(term)}")
@@ -241,7 +243,7 @@ def _law(term: Term) -> None:
         offers = (nearest(term, fill=0.0), nearest(term, law="bern"))
         _refuse(
             term,
-            f"the law {term.law} multiplies by a number around 1 and never replaces a value",
+            f"the law {term.law} multiplies by numbers and never replaces a value",
             f"write {' or '.join(dict.fromkeys(offers))}",
         )
     if any(axis.run == "[" for axis in term.axes.values()):

@@ -12,7 +12,7 @@ from keras import ops
 
 from lapse.core.errors import LapseError
 from lapse.core.masks import Masks, check_masks
-from lapse.core.plan import Plan
+from lapse.core.plan import STATES, Plan
 from lapse.engines import Call, Choice, asked_for, check_option, choose, engine_for
 from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, weights
 from lapse.keras.noise_arguments import Noisy
@@ -198,6 +198,11 @@ class _Recurrent(NoMasksOfKeras, Noisy):
     def _check(self, sequences: Any, running: Any, state: tuple, given: Any) -> None:
         """Raises `LapseError` for arguments of the call that do not fit."""
         batch, timesteps, _ = sequences.shape
+        if len(state) != (needed := STATES[self.cell_name]):
+            raise LapseError(
+                f"initial_state of {self.name} has {_tensors(len(state))}; {type(self).__name__} "
+                f"takes {_tensors(needed)}, each (batch, {self.units})."
+            )
         wanted: list[tuple[str, Any, tuple]] = [
             ("the input", sequences, (batch, timesteps, self.cell.kernel.shape[0]))
         ]
@@ -210,10 +215,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
                 None in pair or pair[0] == pair[1] for pair in zip(found, shape, strict=True)
             )
             if not fits:
-                raise LapseError(
-                    f"{name} of {self.name} has shape {found}; it needs {shape} to fit the weights "
-                    "and the input."
-                )
+                raise LapseError(f"{name} of {self.name} has shape {found}; it needs {shape}.")
         if given is not None and not isinstance(given, Masks):
             raise LapseError(
                 f"masks= has the type {type(given).__name__}, which is not lapse.Masks; pass what "
@@ -223,6 +225,10 @@ class _Recurrent(NoMasksOfKeras, Noisy):
     def get_config(self) -> dict[str, Any]:
         # SimpleRNN's own leaves the seed out.
         return {**super().get_config(), "seed": self.cell.seed, "engine": self.engine}
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'' if count == 1 else 's'}"
 
 
 @keras.saving.register_keras_serializable(package="lapse")

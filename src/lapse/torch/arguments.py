@@ -115,18 +115,21 @@ def _raise_for_states(
     """Raises the error for states that don't fit."""
     if not all(isinstance(part, Tensor) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
-        wanted = "a pair (h, c) of tensors" if len(needed) > 1 else "one tensor h"
-        raise CallError(f"hx has the type {kinds}; it must be {wanted}.")
+        raise CallError(f"hx has the type {kinds}; it must be {_states(needed)}.")
     found = [tuple(part.shape) for part in parts]
     if found != list(needed.values()):
         raise CallError(
-            f"hx has shapes {', '.join(map(str, found))}; it needs {' and '.join(needed)} of shape "
+            f"hx has shapes {', '.join(map(str, found))}; it needs {_states(needed)} of shape "
             f"{' and '.join(map(str, dict.fromkeys(needed.values())))}."
         )
     types = dict.fromkeys(str(part.dtype) for part in parts)
     raise CallError(
         f"hx has the type {', '.join(types)}, but the input has {dtype}; write hx.to({dtype})."
     )
+
+
+def _states(needed: dict[str, Any]) -> str:
+    return "a pair (h, c) of tensors" if len(needed) > 1 else "one tensor h"
 
 
 def running_steps(lengths: Tensor, timesteps: int, device: torch.device) -> Tensor:

@@ -42,6 +42,10 @@ class Embedding(nn.Embedding):
         self.noise = text_of(terms)
         self.generator = generator
 
+    def extra_repr(self) -> str:
+        shown: str = super().extra_repr()
+        return shown + (f", noise={self.noise!r}" if self.noise else "")
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the derived attributes: files contain no other class of lapse."""
         return {name: value for name, value in vars(self).items() if name != "terms"}

@@ -118,7 +118,7 @@ def _output(found: Any) -> np.ndarray:
     if not isinstance(found, Tensor):
         raise LapseError(
             f"the model gave a {type(found).__name__}, but predict needs one tensor; wrap it in a "
-            "module whose forward returns the right one, such as y of y, last = lstm(x)."
+            "module whose forward returns that tensor, such as lstm(x)[0]."
         )
     values: np.ndarray = found.cpu().double().numpy()
     return values

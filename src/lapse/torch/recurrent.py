@@ -19,6 +19,7 @@ from lapse.core.rules import warn_of_forgetting
 from lapse.core.weights import TorchWeights
 from lapse.engines import Call, Choice, check_option, choose, engine_for
 from lapse.torch.arguments import (
+    CallError,
     check_input,
     check_masks_are_tensors,
     checked_lengths,
@@ -62,6 +63,10 @@ class Recurrent(nn.RNNBase):
         engine: str = "auto",
     ) -> None:
         check_option(engine)
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise LapseError(
+                f"generator={generator!r} was given; pass a torch.Generator, or leave it out."
+            )
         if self.proj_size and self.cell != "LSTM":
             raise LapseError(
                 f"proj_size={self.proj_size} was given; only LSTM has a projection of h, "
@@ -144,8 +149,9 @@ class Recurrent(nn.RNNBase):
 
         Returns:
             One tensor for each slot in use: (batch or 1, timesteps or 1, gates or 1, width or 1),
-            for W and U (rows or 1, columns or 1) in Keras's layout. With several layers or two
-            directions, a list of masks in the order of `hx`.
+            for W and U (rows or 1, columns or 1) in Keras's layout. Gates are in Keras's order: i f
+            g o for LSTM, z r n for GRU. k_c and k_h are 1 where a state is updated. With several
+            layers or two directions, a list of masks in the order of `hx`.
         """
         words: Any = new_seed(self.generator) if seed is None else seed_words(seed)
         like: Tensor = self.weight_hh_l0  # type: ignore[assignment]
@@ -198,6 +204,10 @@ class Recurrent(nn.RNNBase):
             x, lengths = padded(input)
             y, last = self._whole(x, x, hx, lengths, masks, False)
             return packed_like(input, y), last
+        if not isinstance(input, Tensor):
+            raise CallError(
+                f"the input has the type {type(input).__name__}; pass a tensor or a PackedSequence."
+            )
         single = input.dim() == 2
         x = input.unsqueeze(0) if single else input
         x = x if self.batch_first or x.dim() != 3 or single else x.swapaxes(0, 1)
@@ -327,8 +337,8 @@ class Recurrent(nn.RNNBase):
             )
         if len(each) != len(self._sublayers):
             raise LapseError(
-                f"masks= has masks for {len(each)} layers and directions; {type(self).__name__} "
-                f"needs {len(self._sublayers)}, as draw_masks returns them."
+                f"masks= has length {len(each)}; {type(self).__name__} needs masks for each layer "
+                f"and direction, {len(self._sublayers)} in all, as draw_masks returns them."
             )
         for of_one, one in zip(each, self._sublayers, strict=True):
             one.check(of_one, batch, timesteps)

@@ -85,8 +85,8 @@ def terms_of_layers(noise: Any, layers: int, recurrent_dropout: float = 0.0) -> 
         return (collect([recurrent, noise]),) * layers
     if unknown := [layer for layer in noise if layer not in range(layers)]:
         raise LapseError(
-            f"noise= names layer {unknown[0]!r}, but the module has {layers} layers; write numbers "
-            f"from 0 to {layers - 1}."
+            f"noise= names layer {unknown[0]!r}, but the module has num_layers={layers}; write "
+            f"{'0' if layers == 1 else f'numbers from 0 to {layers - 1}'}."
         )
     return tuple(collect([recurrent, noise.get(layer)]) for layer in range(layers))
 

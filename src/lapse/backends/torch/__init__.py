@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ class Torch(TorchArrays, Framework):
         return array.expand(shape)
 
     def dtype(self, array: Any) -> str:
-        return _name(array.dtype)
+        return str(array.dtype).removeprefix("torch.")
 
     def device(self, array: Any) -> str:
         device = array.device
@@ -81,11 +80,6 @@ class Torch(TorchArrays, Framework):
 
     def draw_rows(self, terms: Sequence[Term], seed: Any, **sizes: Any) -> Any:
         return drawing.draw_rows(terms, seed, **sizes)
-
-
-@cache
-def _name(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 BACKEND = Torch()

@@ -36,7 +36,7 @@ class Native(Engine):
         if (slot := _inside(call)) is not None:
             return f"the mask of {slot} acts inside the recurrence"
         if call.running is not None and call.lengths is None:
-            return "it needs padding to be at the end of each sequence"
+            return "it takes padding as lengths, and the call has a mask"
         if call.cell == "GRU" and not call.reset_after:
             return "its GRU has reset_after=True"
         if call.exporting:
