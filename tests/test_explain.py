@@ -23,13 +23,13 @@ def test_both_arguments_of_keras() -> None:
         "LSTM with the noise x:0.5@BFG h:0.2@BFG.",
         "x:0.5@BFG acts on the layer input:",
         "    0 with probability 0.5, and what is kept is multiplied by 2;",
-        "    drawn once per sequence, independently for each sample, feature and gate, as a mask of "
-        "(batch, 1, 4, 64);",
+        "    drawn once per sequence, independently for each sample, feature and gate, as a mask "
+        "of (batch, 1, 4, 64);",
         "    in evaluation unchanged.",
         "h:0.2@BFG acts on the hidden state, as the recurrent kernel reads it:",
         "    0 with probability 0.2, and what is kept is multiplied by 1.25;",
-        "    drawn once per sequence, independently for each sample, feature and gate, as a mask of "
-        "(batch, 1, 4, 128);",
+        "    drawn once per sequence, independently for each sample, feature and gate, as a mask "
+        "of (batch, 1, 4, 128);",
         "    in evaluation unchanged.",
         f"Runs on {CPU.title}, because nothing prevents it.",
         "A single step in evaluation runs on PyTorch's own kernel, because it has the least "
