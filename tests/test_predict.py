@@ -444,7 +444,7 @@ def test_a_tuple_holds_the_arguments() -> None:
     ids=["list", "dict", "None", "packed"],
 )
 def test_inputs_that_are_no_tensors_are_refused(wrong: Any) -> None:
-    with pytest.raises(LapseError, match="was given as an input"):
+    with pytest.raises(LapseError, match="an argument of the model has the type"):
         lapse.predict(Reader(stock()), wrong)
 
 

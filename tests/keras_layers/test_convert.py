@@ -345,3 +345,16 @@ def test_arguments_and_noise_together_are_what_keras_has_or_stay() -> None:
     for noise in ("h:.3@BF", "x:.3@BTF", "h:.3@BFG"):
         back = lapse.keras.to_native(lapse.keras.LSTM(UNITS, dropout=0.2, noise=noise))
         assert (back.dropout, back.recurrent_dropout) == (0.2, 0.0)
+
+
+def test_a_stateful_layer_keeps_its_state() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    stock = keras.Sequential(
+        [keras.Input((5, 3), batch_size=2), keras.layers.GRU(4, stateful=True)]
+    )
+    stock(x)
+    ours = lapse.keras.convert(stock)
+    back = lapse.keras.to_native(ours)
+    expected = array(stock(x))
+    for copy in (ours, back):
+        np.testing.assert_allclose(array(copy(x)), expected, atol=1e-6)

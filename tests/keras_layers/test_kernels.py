@@ -23,6 +23,7 @@ from keras_support import (
     on_backend,
     oracle,
     problem,
+    stock_layer,
 )
 
 from catalog import CELLS, GRU, LSTM, Cell, frozen_masks
@@ -252,3 +253,21 @@ def test_explicit_xla_gives_way_with_a_word() -> None:
         model.compile("sgd", "mse", jit_compile=True)
     assert any("jit_compile" in str(warning.message) for warning in said)
     model.train_on_batch(problem(LSTM).x, np.ones((BATCH, UNITS)))
+
+
+@CELL
+def test_gradients_of_weights_do_not_overflow_in_float16(cell: Cell) -> None:
+    """They are sums over all steps, and weights and sums are float32 under a mixed policy."""
+    if BACKEND != "torch":
+        pytest.skip("gradients are read as PyTorch has them; the others share the code")
+    found = []
+    for make, dtype in ((stock_layer, "float32"), (lapse_layer, "mixed_float16")):
+        layer = make(cell, units=8, return_sequences=True, dtype=dtype)
+        layer.build((8, 40, 5))
+        layer.set_weights([np.full(w.shape, 0.1, "float32") for w in layer.get_weights()])
+        y = layer(ops.ones((8, 40, 5)))
+        (ops.sum(ops.cast(y, "float32")) * 3000.0).backward()
+        found.append([array(one.value.grad) for one in layer.trainable_variables])
+    for expected, one in zip(*found, strict=True):
+        np.testing.assert_allclose(one, expected, rtol=2e-2, atol=1e-2 * abs(expected).max())
+    assert max(abs(one).max() for one in found[1]) > 65504  # more than float16 holds

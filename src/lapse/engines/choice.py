@@ -86,7 +86,8 @@ def choose(call: Call, option: str = "auto") -> Choice:
     why = "; ".join(obstacles)
     if slower is not None:
         return Choice(slower, call, why)
-    return Choice(ENGINES[-1], call, why, unasked=not call.exporting)
+    computes = not call.exporting and call.backend.device(call.x) != "meta"
+    return Choice(ENGINES[-1], call, why, unasked=computes)
 
 
 # torch.compile calls these three functions and does not trace them; see `backends.torch`.

@@ -161,6 +161,13 @@ class Call(NamedTuple):
             return self.weights
         return to_torch(self.cell, self.weights, self.backend)
 
+    def with_weights_like_x(self) -> Call:
+        """The same call with weights of the type of x, which may be half precision."""
+        if self.weights[0].dtype == self.x.dtype:
+            return self
+        cast = (w if w is None else self.backend.like(w, self.x) for w in self.weights)
+        return self._replace(weights=type(self.weights)(*cast))
+
 
 class Engine(ABC):
     """One way to run a layer."""

@@ -46,14 +46,18 @@ def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> A
 
 
 def weights(cell: Any, copied: bool = False) -> Weights:
-    """The weights of a Keras cell, as tensors of the backend.
+    """The weights of a Keras cell, as tensors of the backend, in the type they are stored in.
+
+    Under a policy of mixed types Keras casts them to the type of the outputs. Then their gradients,
+    which are sums over all steps, could overflow in float16.
 
     Args:
         copied: whether the tensors are results of an operation. `torch.export` refuses a loop that
             reads variables of Keras directly.
     """
     variables = (cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)
-    found = (v if v is None else ops.convert_to_tensor(v) for v in variables)
+    with private.uncast():
+        found = [v if v is None else ops.convert_to_tensor(v) for v in variables]
     return Weights(*(v * 1 if copied and v is not None else v for v in found))
 
 

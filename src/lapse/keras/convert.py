@@ -15,6 +15,7 @@ from lapse.core.noise import Term, collect, text_of
 from lapse.core.plan import Plan, expected_rows
 from lapse.keras import cells, dropout, layers
 from lapse.keras.keep_noise import KeepsNoise
+from lapse.keras.private import layers_inside
 from lapse.keras.unconverted import refusal, unconverted
 
 _KINDS: dict[str, Any] = {
@@ -176,7 +177,15 @@ def _copy(model: Any, exchanged: Callable[[Config], Config]) -> Any:
         )
     if model.built:
         made.set_weights(model.get_weights())
+        for mine, theirs in zip(_states(made), _states(model), strict=True):
+            mine.assign(theirs)
     return made
+
+
+def _states(model: Any) -> list[Any]:
+    """The states of the stateful layers, which are not among the weights."""
+    inside = (one for one in layers_inside(model) if isinstance(one, keras.layers.RNN))
+    return [state for one in inside if one.stateful for state in keras.tree.flatten(one.states)]
 
 
 def _called(layer: Any, *args: Any, **kwargs: Any) -> Any:

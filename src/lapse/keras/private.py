@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from keras.src.backend import AutocastScope
 from keras.src.backend import get_keras_mask as get_keras_mask
 
 # Modules whose functions call a model to trace it for another program.
@@ -36,6 +37,11 @@ def call_context(layer: Any) -> Any:
     if "training" not in vars(context):  # every call sets it, so this context is a new one
         layer._maybe_reset_call_context()
     return context
+
+
+def uncast() -> Any:
+    """In its block, variables are read in their own type, also under a policy of mixed types."""
+    return AutocastScope(None)
 
 
 def layers_inside(layer: Any, **options: Any) -> list[Any]:

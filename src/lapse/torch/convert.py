@@ -91,9 +91,9 @@ def _copied(model: nn.Module) -> nn.Module:
         if "deepcopy protocol" not in str(error):
             raise
         raise LapseError(
-            f"{type(model).__name__} holds a computed tensor, which PyTorch can't copy; "
-            "weight_norm, pruning and weight drop leave one after a call in training. First call "
-            "the model once under torch.no_grad(), or remove what computes its weights."
+            f"{type(model).__name__} holds a computed tensor, which PyTorch can't copy: a stored "
+            "output or state of a call in training, or a weight of weight_norm, pruning or weight "
+            "drop. First call the model once under torch.no_grad(), or remove the tensor."
         ) from None
 
 

@@ -95,8 +95,9 @@ def _inputs(x: Any, model: nn.Module) -> tuple[Tensor, ...]:
             return made.to(like if made.is_floating_point() else like.device)
         if not isinstance(part, Tensor):
             raise LapseError(
-                f"{type(part).__name__} was given as an input; give a model of PyTorch a tensor or "
-                "a NumPy array, or a tuple of these, one for each argument."
+                f"an argument of the model has the type {type(part).__name__}; give a tensor or a "
+                "NumPy array, or a tuple of these, one for each argument. If the model takes "
+                "states, write a module around it that makes them."
             )
         return part
 

@@ -20,7 +20,7 @@ _NO_MASKS = Masks()
 
 def run(call: Call, masks: Masks) -> tuple[Tensor, tuple[Tensor, ...]]:
     """See `Engine.run`."""
-    x = call.x
+    call, x = call.with_weights_like_x(), call.x
     if masks == _NO_MASKS:
         weights, y_mask = call.torch_weights(), None
     else:

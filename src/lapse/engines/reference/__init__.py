@@ -22,6 +22,7 @@ class Reference(Engine):
         return call.backend.draw_in_graph(call.plan, seed, **sizes)
 
     def unroll(self, call: Call, masks: Masks) -> tuple[Any, tuple]:
+        call = call.with_weights_like_x()
         return unroll(
             call.cell,
             call.x,
