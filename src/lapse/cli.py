@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="a first look: fewer seeds, epochs and placements"
     )
     compare.add_argument(
-        "--seeds", type=int, metavar="N", help="number of paired seeds, at least 10 (default: 10)"
+        "--seeds", type=int, metavar="N", help="number of paired seeds, 10 to 1000 (default: 10)"
     )
     compare.set_defaults(run=_compare)
 

@@ -89,6 +89,7 @@ MISTAKES = {
     "missing column": (["compare", "walks.csv", "--id", "walk"], "--time"),
     "wrong column": (["compare", "walks.csv", *COLUMNS[:-1], "species"], "species"),
     "too few seeds": (["compare", "--seeds", "3"], "at least 10"),
+    "too many seeds": (["compare", "--seeds", "1000000"], "give at most 1000"),
     "seeds and quick": (["compare", "--seeds", "12", "--quick"], "one of the two"),
     "seeds not a number": (["compare", "--seeds", "many"], "many"),
     "unknown option": (["compare", "--dropout", ".5"], "--dropout"),

@@ -23,7 +23,7 @@ from lapse.compare.compare import Watcher, compare
 from lapse.compare.data import Dataset, japanese_vowels, load
 from lapse.compare.result import Comparison, Run
 from lapse.compare.statistics import MIN_SEEDS
-from lapse.compare.study import QUICK_SEEDS, Study, full_study, quick_study
+from lapse.compare.study import MOST_SEEDS, QUICK_SEEDS, Study, full_study, quick_study
 from lapse.core.errors import LapseError
 from lapse.files import check_writable, write_atomically
 
@@ -90,6 +90,8 @@ def _study(data: Dataset, *, quick: bool, seeds: int | None) -> Study:
                 f"--seeds {seeds} is too few for a verdict; give at least {MIN_SEEDS}, or --quick "
                 "for a first look."
             )
+        if seeds is not None and seeds > MOST_SEEDS:
+            raise LapseError(f"--seeds {seeds} is too many; give at most {MOST_SEEDS}.")
         return full_study(data, seeds or MIN_SEEDS)
     if seeds is not None:
         raise LapseError(

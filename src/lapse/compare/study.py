@@ -16,6 +16,7 @@ from lapse.compare.sources import digest
 from lapse.compare.training import Settings
 
 QUICK_SEEDS = 3
+MOST_SEEDS = 1000
 QUICK_EPOCHS = 15
 
 Task = tuple[str, str, int]  # placement, noise, seed

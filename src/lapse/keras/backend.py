@@ -46,19 +46,25 @@ def draw_rows(terms: tuple[Term, ...], seed: Any, dtype: str, **sizes: Any) -> A
 
 
 def weights(cell: Any, copied: bool = False) -> Weights:
-    """The weights of a Keras cell, as tensors of the backend, in the type they are stored in.
-
-    Under a policy of mixed types Keras casts them to the type of the outputs. Then their gradients,
-    which are sums over all steps, could overflow in float16.
+    """The weights of a Keras cell, as tensors of the backend.
 
     Args:
         copied: whether the tensors are results of an operation. `torch.export` refuses a loop that
             reads variables of Keras directly.
     """
     variables = (cell.kernel, cell.recurrent_kernel, cell.bias if cell.use_bias else None)
-    with private.uncast():
-        found = [v if v is None else ops.convert_to_tensor(v) for v in variables]
+    found = (v if v is None else ops.convert_to_tensor(v) for v in variables)
     return Weights(*(v * 1 if copied and v is not None else v for v in found))
+
+
+def stored_weights(cell: Any, copied: bool = False) -> Weights:
+    """`weights` in the type they are stored in.
+
+    Under a policy of mixed types Keras casts them to the type of the outputs. Then the gradients of
+    a whole layer, which are sums over all steps, could overflow in float16.
+    """
+    with private.uncast():
+        return weights(cell, copied)
 
 
 def activations(cell: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lapse.core.errors import LapseError
 from lapse.core.masks import Masks, check_masks
 from lapse.core.plan import STATES, Plan
 from lapse.engines import Call, Choice, asked_for, check_option, choose, engine_for
-from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, weights
+from lapse.keras.backend import BACKEND, activations, draw, exporting, next_seed, stored_weights
 from lapse.keras.noise_arguments import Noisy
 from lapse.keras.private import NoMasksOfKeras, get_keras_mask
 
@@ -168,7 +168,7 @@ class _Recurrent(NoMasksOfKeras, Noisy):
             BACKEND,
             self.cell_name,
             x,
-            weights(self.cell, copied=leaving),
+            stored_weights(self.cell, copied=leaving),
             self.plan,
             masks,
             training,
