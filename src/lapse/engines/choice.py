@@ -97,12 +97,24 @@ def asked_for(option: str) -> tuple[str, str]:
     """The engine that a layer or the environment asks for, and the setting that asks for it."""
     if option != "auto":
         return option, f"engine={option!r}"
-    asked = os.environ.get("LAPSE_ENGINE")
+    asked = _environment()
     if asked is None or asked == "auto":
         return "auto", ""
     if asked not in OPTIONS:
         raise LapseError(f"LAPSE_ENGINE={asked} is unknown; write one of {', '.join(OPTIONS)}.")
     return asked, f"LAPSE_ENGINE={asked}"
+
+
+def _environment() -> str | None:
+    """LAPSE_ENGINE; None if it is not set.
+
+    For a variable that is not set, `os.environ.get` raises and catches two exceptions, which takes
+    7 % of a single step. So the dictionary behind `os.environ` is asked first, where there is one.
+    """
+    known = getattr(os.environ, "_data", None) if os.name == "posix" else None
+    if known is not None and b"LAPSE_ENGINE" not in known:
+        return None
+    return os.environ.get("LAPSE_ENGINE")
 
 
 def raise_obstacle(words: str, title: str, obstacle: str) -> None:
