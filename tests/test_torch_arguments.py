@@ -80,7 +80,7 @@ def test_what_is_not_of_torch_is_refused_in_words() -> None:
     with pytest.raises(LapseError, match="generator=5 was given; pass a torch"):
         GRU(5, 6, generator=5)
     for function in (lapse.torch.convert, lapse.torch.to_native):
-        with pytest.raises(LapseError, match="the model is a int; give a torch"):
+        with pytest.raises(LapseError, match="the model has the type int; give a torch"):
             function(5)
     with pytest.raises(LapseError, match="5 is not text; write terms such as"):
         lapse.parse(5)

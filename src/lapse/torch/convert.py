@@ -84,7 +84,7 @@ def convert(
 
 def _copied(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise LapseError(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
+        raise LapseError(f"the model has the type {type(model).__name__}; give a torch.nn.Module.")
     try:
         return copy.deepcopy(model)
     except RuntimeError as error:
